@@ -1,0 +1,161 @@
+# Copyright The notafter Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# `make help` says what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export MAKE
+
+# What a build calls itself, and the image that docker-build makes.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE ?= ghcr.io/notafter/notafter:$(VERSION)
+
+# A local cluster's name, and how long its signer's certificates live: minutes, to watch them rotate.
+NAME ?= default
+SIGNING_DURATION ?= 8760h
+
+# How many kubelets to simulate for `make scale`.
+NODES ?= 1000
+
+# Tests: what to test, and for how long at most per package; how long each fuzz target and benchmark runs.
+PACKAGES ?= ./...
+TIMEOUT ?= 15m
+FUZZTIME ?= 30s
+BENCH ?= .
+
+# Pinned in hack/tools. Each is built when it is first used.
+controller-gen = $$(hack/tools/install.sh controller-gen)
+crd-ref-docs = $$(hack/tools/install.sh crd-ref-docs)
+golangci-lint = $$(hack/tools/install.sh golangci-lint)
+kustomize = $$(hack/tools/install.sh kustomize)
+
+# The paths that hold +kubebuilder markers.
+marked := paths=./api/... paths=./cmd/... paths=./controllers/...
+
+##@ General
+
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN { FS = ":.*## "; print "usage: make TARGET [VARIABLE=value]" } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: clean
+clean: ## Remove what was built here, the tools and the local clusters' programs too.
+	rm -rf bin dist .cache
+
+##@ Build
+
+.PHONY: build
+build: ## Build bin/manager. VERSION= stamps it.
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/manager ./cmd/manager
+
+.PHONY: docker-build
+docker-build: ## Build the container image. IMAGE= names it, PLATFORMS=linux/amd64,linux/arm64 builds several.
+	docker buildx build $(if $(PLATFORMS),--platform $(PLATFORMS)) --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+
+##@ Generate
+
+.PHONY: generate
+generate: ## Write the API types' DeepCopy methods.
+	@$(controller-gen) object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: ## Write the CRDs and the manager's RBAC role from the markers in the code.
+	@$(controller-gen) crd rbac:roleName=manager-role $(marked) \
+		output:crd:dir=config/crd/bases output:rbac:dir=config/rbac
+
+.PHONY: api-docs
+api-docs: ## Write docs/reference/api.md from the API types.
+	@$(crd-ref-docs) --source-path=api/v1alpha1 --config=hack/api-docs/config.yaml \
+		--templates-dir=hack/api-docs/templates --renderer=markdown --output-path=docs/reference/api.md --log-level=ERROR
+
+.PHONY: fmt
+fmt: ## Format the code and its imports.
+	@$(golangci-lint) fmt ./...
+
+.PHONY: tidy
+tidy: ## Run go mod tidy in every module here.
+	@hack/tidy.sh
+
+##@ Check
+
+.PHONY: verify
+verify: ## All of the checks below, and that everything generated is up to date.
+	@hack/verify.sh
+
+.PHONY: lint
+lint: ## Run the linters. FIX=1 fixes what can be.
+	@$(golangci-lint) run $(if $(FIX),--fix) ./...
+
+.PHONY: lint-api
+lint-api: ## Check the API types against the Kubernetes API conventions.
+	@$(golangci-lint) run --config .golangci-api.yml ./api/...
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what the code calls.
+	@hack/vuln.sh
+
+##@ Test
+
+.PHONY: binaries
+binaries: ## Get or build what the local clusters run. The first time takes minutes.
+	@go run ./hack/cluster/cmd binaries >/dev/null
+
+.PHONY: test
+test: binaries ## Run all tests with the race detector. PACKAGES=./controllers/... runs some.
+	@go test -race -shuffle=on -timeout $(TIMEOUT) $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s).
+	@hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## Run the benchmarks. BENCH=Evaluate runs some.
+	@go test -run '^$$' -bench '$(BENCH)' -benchmem $$(go list ./controllers/... ./api/...)
+
+##@ Try it on this machine
+
+.PHONY: demo
+demo: build binaries ## Show the operator at work on a local cluster. KEEP=1 leaves it running.
+	@KEEP=$(KEEP) go run ./hack/demo bin/manager config
+
+.PHONY: scale
+scale: build binaries ## Measure the manager with NODES=1000 simulated kubelets: time, memory, requests.
+	@go run ./hack/scale -nodes $(NODES)
+
+.PHONY: cluster-up
+cluster-up: ## Start a local cluster with the CRDs. NAME= names it: there can be several. SIGNING_DURATION=3m is for impatience.
+	@go run ./hack/cluster/cmd up --name $(NAME) --signing-duration $(SIGNING_DURATION) --crds config/crd/bases
+
+.PHONY: cluster-down
+cluster-down: ## Stop a local cluster. NAME= names it.
+	@go run ./hack/cluster/cmd down --name $(NAME)
+
+.PHONY: run
+run: ## Run the manager from here against the cluster of the current KUBECONFIG.
+	@go run -ldflags "-X main.version=$(VERSION)" ./cmd/manager --log-format=console --metrics-bind-address=0
+
+##@ Deploy to the cluster of the current KUBECONFIG
+
+.PHONY: install
+install: ## Install the CRDs.
+	kubectl apply --server-side -k config/crd
+
+.PHONY: uninstall
+uninstall: ## Remove the CRDs, and with them every policy.
+	kubectl delete --ignore-not-found -k config/crd
+
+.PHONY: deploy
+deploy: ## Deploy the operator with its CRDs, running IMAGE.
+	@mkdir -p .cache/deploy
+	@printf 'resources:\n  - ../../config/default\n' > .cache/deploy/kustomization.yaml
+	@edit=$(kustomize); cd .cache/deploy && "$$edit" edit set image ghcr.io/notafter/notafter=$(IMAGE)
+	kubectl apply --server-side -k .cache/deploy
+
+.PHONY: undeploy
+undeploy: ## Remove the operator and its CRDs, and with them every policy.
+	kubectl delete --ignore-not-found -k config/default
