@@ -1,0 +1,476 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// CertificatePolicy says what must hold of the certificates that a cluster's nodes live by. The controller compares it
+// with what it observes and reports the verdict in status; it changes nothing in the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=certpolicy,categories=notafter
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Compliant",type=string,JSONPath=`.status.conditions[?(@.type=="Compliant")].status`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes.selected`
+// +kubebuilder:printcolumn:name="Violating",type=integer,JSONPath=`.status.nodes.violating`
+// +kubebuilder:printcolumn:name="Next-Expiry",type=string,JSONPath=`.status.nextExpiration.notAfter`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Compliant")].reason`
+// +kubebuilder:printcolumn:name="Unknown",type=integer,priority=1,JSONPath=`.status.nodes.unknown`
+// +kubebuilder:printcolumn:name="Certificates",type=integer,priority=1,JSONPath=`.status.certificates.total`
+// +kubebuilder:printcolumn:name="Due",type=integer,priority=1,JSONPath=`.status.certificates.rotationDue`
+// +kubebuilder:printcolumn:name="Overdue",type=integer,priority=1,JSONPath=`.status.certificates.overdue`
+// +kubebuilder:printcolumn:name="Expired",type=integer,priority=1,JSONPath=`.status.certificates.expired`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type CertificatePolicy struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty,omitzero"`
+
+	// spec is what must hold. Every field has a default, so `spec: {}` is a complete policy.
+	// +optional
+	// +kubebuilder:default={}
+	Spec CertificatePolicySpec `json:"spec,omitempty,omitzero"`
+
+	// status is the controller's latest verdict. The default makes kstatus report an object that no controller has seen
+	// yet as InProgress, never as Current.
+	// +optional
+	// +kubebuilder:default={"observedGeneration":-1}
+	Status CertificatePolicyStatus `json:"status,omitempty,omitzero"`
+}
+
+// CertificatePolicyList is a list of CertificatePolicy.
+//
+// +kubebuilder:object:root=true
+type CertificatePolicyList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []CertificatePolicy `json:"items"`
+}
+
+// CertificatePolicySpec is what must hold.
+type CertificatePolicySpec struct {
+	// expiry says when a certificate's remaining lifetime is reported. It holds for every certificate the policy judges.
+	// +optional
+	// +kubebuilder:default={}
+	Expiry ExpirySpec `json:"expiry,omitempty,omitzero"`
+
+	// nodes says which nodes the policy judges and what must hold on them.
+	// +optional
+	// +kubebuilder:default={}
+	Nodes NodesSpec `json:"nodes,omitempty,omitzero"`
+}
+
+// ExpirySpec sets the points in a certificate's life at which it is reported. Percentages count from notBefore (0) to
+// notAfter (100), so one policy fits certificates that live minutes and certificates that live years.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.warnAtLifetimePercent) || !has(self.overdueAtLifetimePercent) || self.warnAtLifetimePercent < self.overdueAtLifetimePercent",message="expiry.warnAtLifetimePercent must be less than expiry.overdueAtLifetimePercent"
+type ExpirySpec struct {
+	// warnAtLifetimePercent is the share of its lifetime, in percent, at which a certificate is reported as RotationDue.
+	// This informs and violates nothing: a kubelet renews at a random point between 70 % and 90 %, so half of all healthy
+	// certificates pass 80 %.
+	// +optional
+	// +kubebuilder:default=80
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=99
+	WarnAtLifetimePercent int32 `json:"warnAtLifetimePercent,omitempty"`
+
+	// overdueAtLifetimePercent is the share of its lifetime, in percent, at which a certificate violates the policy as
+	// RotationOverdue. No healthy kubelet gets to the default of 90 %.
+	// +optional
+	// +kubebuilder:default=90
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=100
+	OverdueAtLifetimePercent int32 `json:"overdueAtLifetimePercent,omitempty"`
+
+	// minimumRemaining is an absolute floor, as a Go duration: a certificate with less time left than this violates the
+	// policy as RotationOverdue, whatever share of its life that is. Set it to 0s, the floor's off position, where
+	// certificates live for less than a few days; otherwise they are overdue from the start.
+	// +optional
+	// +kubebuilder:default="24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('87600h')",message="expiry.minimumRemaining must be at most 87600h (ten years)"
+	MinimumRemaining *metav1.Duration `json:"minimumRemaining,omitempty"`
+}
+
+// NodesSpec says which nodes are judged and what must hold on them.
+type NodesSpec struct {
+	// selector picks the nodes by their labels. Empty selects every node.
+	// +optional
+	Selector NodeSelector `json:"selector,omitempty,omitzero"`
+
+	// servingCertificate says how the kubelets must come by the certificate they serve on their own port, which
+	// `kubectl logs`, `kubectl exec` and metrics scrapes depend on.
+	// +optional
+	// +kubebuilder:default={}
+	ServingCertificate ServingCertificateSpec `json:"servingCertificate,omitempty,omitzero"`
+
+	// signingRequests says how long a kubelet's CertificateSigningRequest may take.
+	// +optional
+	// +kubebuilder:default={}
+	SigningRequests SigningRequestsSpec `json:"signingRequests,omitempty,omitzero"`
+
+	// probe says how often the kubelets' serving certificates are looked at. A node that several policies select is
+	// probed at the shortest of their intervals, with the longest of their timeouts.
+	// +optional
+	// +kubebuilder:default={}
+	Probe ProbeSpec `json:"probe,omitempty,omitzero"`
+}
+
+// NodeSelector is a metav1.LabelSelector whose mistakes the API server refuses. All requirements must hold.
+type NodeSelector struct {
+	// matchLabels are label keys and the values they must have.
+	// +optional
+	// +kubebuilder:validation:MinProperties=0
+	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, k.size() <= 317 && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",message="nodes.selector.matchLabels has a key that is not a label key (an optional DNS prefix and a slash, then at most 63 letters, digits, '-', '_' and '.')"
+	MatchLabels map[string]LabelValue `json:"matchLabels,omitempty"`
+
+	// matchExpressions are requirements on label keys.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=0
+	// +kubebuilder:validation:MaxItems=32
+	MatchExpressions []NodeSelectorRequirement `json:"matchExpressions,omitempty"`
+}
+
+// LabelValue is the value of a label, which may be empty.
+//
+// +kubebuilder:validation:MinLength=0
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$`
+type LabelValue string
+
+// NodeSelectorRequirement relates a label key to values.
+//
+// +kubebuilder:validation:XValidation:rule="self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : !has(self.values) || self.values.size() == 0",message="nodes.selector.matchExpressions: values must be given with the operators In and NotIn, and must be left out with Exists and DoesNotExist"
+type NodeSelectorRequirement struct {
+	// key is the label key that the requirement is about.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.indexOf('/') <= 253",message="the prefix of a label key has at most 253 characters"
+	Key string `json:"key,omitempty"`
+
+	// operator relates the key to the values.
+	// +required
+	// +kubebuilder:validation:Enum=In;NotIn;Exists;DoesNotExist
+	Operator metav1.LabelSelectorOperator `json:"operator,omitempty"`
+
+	// values are the label values for In and NotIn.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=0
+	// +kubebuilder:validation:MaxItems=64
+	Values []LabelValue `json:"values,omitempty"`
+}
+
+// ServingRotation says what is expected of kubelet serving certificate rotation.
+//
+// +kubebuilder:validation:Enum=Required;Disabled;Ignored
+type ServingRotation string
+
+const (
+	// ServingRotationRequired expects every selected node to serve a certificate that the Cluster CA signed, obtained and
+	// renewed through CertificateSigningRequests.
+	ServingRotationRequired ServingRotation = "Required"
+	// ServingRotationDisabled expects no selected node to take part in serving certificate rotation.
+	ServingRotationDisabled ServingRotation = "Disabled"
+	// ServingRotationIgnored has no expectation of where the serving certificate comes from. That there is one, and when
+	// it expires, is judged all the same.
+	ServingRotationIgnored ServingRotation = "Ignored"
+)
+
+// ServingCertificateSpec says how kubelets must come by their serving certificates.
+type ServingCertificateSpec struct {
+	// rotation says whether kubelet serving certificate rotation must be on (Required), must be off (Disabled), or is not
+	// judged (Ignored).
+	// +optional
+	// +kubebuilder:default=Required
+	Rotation ServingRotation `json:"rotation,omitempty"`
+
+	// label is the node label by which the platform says that serving rotation is enabled on a node. Leave it out where
+	// there is none. On AKS it is kubernetes.azure.com/kubelet-serving-ca=cluster. A kubelet sets its own labels, so the
+	// label is a claim: the TLS handshake is the proof.
+	// +optional
+	Label *NodeLabel `json:"label,omitempty"`
+
+	// minimumKubeletVersion is the lowest kubelet version, like 1.27 or 1.27.3, whose platform enables serving rotation. An
+	// older kubelet is named as the likely cause when label is missing. Left out, versions are not considered.
+	// +optional
+	// +kubebuilder:validation:MinLength=3
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^v?[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?$`
+	MinimumKubeletVersion string `json:"minimumKubeletVersion,omitempty"`
+
+	// minimumNodeImageVersion is the lowest AKS node image version, like 202501.12.0, that supports serving rotation. An
+	// older image is named as the likely cause when label is missing. Left out, images are not considered.
+	// +optional
+	// +kubebuilder:validation:MinLength=10
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^[0-9]{6}\.[0-9]{1,2}\.[0-9]{1,4}$`
+	MinimumNodeImageVersion string `json:"minimumNodeImageVersion,omitempty"`
+}
+
+// NodeLabel is a label that a node carries.
+type NodeLabel struct {
+	// key of the label.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.indexOf('/') <= 253",message="the prefix of a label key has at most 253 characters"
+	Key string `json:"key,omitempty"`
+
+	// value of the label.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`
+	Value string `json:"value,omitempty"`
+}
+
+// SigningRequestsSpec sets how long a kubelet's CertificateSigningRequest may stay in each stage.
+type SigningRequestsSpec struct {
+	// pendingTimeout is how long a request may wait to be approved or denied, as a Go duration.
+	// +optional
+	// +kubebuilder:default="5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="nodes.signingRequests.pendingTimeout must be between 1s and 24h"
+	PendingTimeout *metav1.Duration `json:"pendingTimeout,omitempty"`
+
+	// issueTimeout is how long an approved request may wait for its certificate, and how long an issued certificate may
+	// wait to be served, as a Go duration.
+	// +optional
+	// +kubebuilder:default="2m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="nodes.signingRequests.issueTimeout must be between 1s and 24h"
+	IssueTimeout *metav1.Duration `json:"issueTimeout,omitempty"`
+}
+
+// ProbeSpec sets how a kubelet's serving certificate is looked at: by a TLS handshake with the kubelet's port, over which
+// nothing is sent.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.timeout) || !has(self.interval) || duration(self.timeout) <= duration(self.interval)",message="nodes.probe.timeout must be at most nodes.probe.interval"
+type ProbeSpec struct {
+	// interval is the time between two probes of a node while nothing happens to it, as a Go duration. A node is also
+	// probed at once when a certificate was issued to it or its address changed, and around the moments at which its
+	// certificate crosses a threshold.
+	// +optional
+	// +kubebuilder:default="10m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="nodes.probe.interval must be between 10s and 24h"
+	Interval *metav1.Duration `json:"interval,omitempty"`
+
+	// timeout bounds one probe: connecting and the handshake together, as a Go duration.
+	// +optional
+	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('100ms') && duration(self) <= duration('1m')",message="nodes.probe.timeout must be between 100ms and 1m"
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+}
+
+// CertificatePolicyStatus is the controller's latest verdict. It is written once per evaluation, and only when it changed.
+type CertificatePolicyStatus struct {
+	// observedGeneration is the metadata.generation that the verdict is about; -1 until the first verdict.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions are Ready, Compliant, CertificatesCurrent, ServingRotationEnabled and BootstrapHealthy, and, only while
+	// True, Stalled or Reconciling. Ready says that the policy could be evaluated; Compliant is the verdict.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// nodes counts the selected nodes by their verdict.
+	// +optional
+	Nodes *NodeCounts `json:"nodes,omitempty"`
+
+	// certificates counts the judged certificates by their state.
+	// +optional
+	Certificates *CertificateCounts `json:"certificates,omitempty"`
+
+	// nextExpiration is the certificate, among those still valid, that expires first.
+	// +optional
+	NextExpiration *NextExpiration `json:"nextExpiration,omitempty"`
+
+	// findings are what was found, the worst first. omittedFindings counts those for which there was no room.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	Findings []Finding `json:"findings,omitempty"`
+
+	// omittedFindings is how many findings the list leaves out; absent when it has all.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	OmittedFindings int32 `json:"omittedFindings,omitempty"`
+}
+
+// NodeCounts counts nodes by their verdict.
+type NodeCounts struct {
+	// selected is the number of nodes that the policy selects: the sum of the others.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Selected *int32 `json:"selected,omitempty"`
+
+	// compliant is the number of nodes about which all is known and nothing violates the policy.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Compliant *int32 `json:"compliant,omitempty"`
+
+	// violating is the number of nodes with a finding that violates the policy.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Violating *int32 `json:"violating,omitempty"`
+
+	// unknown is the number of nodes without such a finding about which something could not be learnt.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Unknown *int32 `json:"unknown,omitempty"`
+}
+
+// CertificateCounts counts certificates by their state.
+type CertificateCounts struct {
+	// total is the number of judged certificates: the sum of the others.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Total *int32 `json:"total,omitempty"`
+
+	// current is the number of certificates before their warning threshold.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Current *int32 `json:"current,omitempty"`
+
+	// rotationDue is the number of certificates past the warning threshold.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	RotationDue *int32 `json:"rotationDue,omitempty"`
+
+	// overdue is the number of certificates past the overdue threshold or under the minimum remaining time.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Overdue *int32 `json:"overdue,omitempty"`
+
+	// expired is the number of certificates past their notAfter.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Expired *int32 `json:"expired,omitempty"`
+
+	// unknown is the number of serving certificates that could not be seen, and of certificates that are not valid yet.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Unknown *int32 `json:"unknown,omitempty"`
+}
+
+// NextExpiration names the certificate that expires first.
+type NextExpiration struct {
+	// certificate is what the certificate is for.
+	// +required
+	Certificate CertificatePurpose `json:"certificate,omitempty"`
+
+	// node is the name of the node it belongs to.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+
+	// notAfter is when it expires.
+	// +required
+	NotAfter metav1.Time `json:"notAfter,omitempty,omitzero"`
+}
+
+// Severity says what a finding means for the verdict.
+//
+// +kubebuilder:validation:Enum=Violation;Unknown;Info
+type Severity string
+
+const (
+	// SeverityViolation makes the policy's Compliant condition False.
+	SeverityViolation Severity = "Violation"
+	// SeverityUnknown says that something could not be learnt: Compliant is Unknown unless something else violates.
+	SeverityUnknown Severity = "Unknown"
+	// SeverityInfo changes no verdict.
+	SeverityInfo Severity = "Info"
+)
+
+// Finding is one thing found about one subject.
+type Finding struct {
+	// reason is what was found, one of the reasons declared with this API.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
+
+	// severity is what the finding means for the verdict.
+	// +required
+	Severity Severity `json:"severity,omitempty"`
+
+	// subject is what the finding is about.
+	// +required
+	Subject Subject `json:"subject,omitempty,omitzero"`
+
+	// certificate is what the certificate concerned is for; empty when the finding concerns none in particular.
+	// +optional
+	Certificate CertificatePurpose `json:"certificate,omitempty"`
+
+	// message states the evidence, what it breaks and how to fix it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// since is when what was found began, where the evidence tells.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// notAfter is the expiry of the certificate concerned, where one is known.
+	// +optional
+	NotAfter *metav1.Time `json:"notAfter,omitempty"`
+}
+
+// SubjectKind is the kind of object that a finding is about.
+//
+// +kubebuilder:validation:Enum=Node;CertificateSigningRequest;ConfigMap
+type SubjectKind string
+
+const (
+	// SubjectNode is a Node.
+	SubjectNode SubjectKind = "Node"
+	// SubjectSigningRequest is a CertificateSigningRequest that belongs to no Node in the cluster.
+	SubjectSigningRequest SubjectKind = "CertificateSigningRequest"
+	// SubjectConfigMap is the ConfigMap, named namespace/name, that evidence is read from.
+	SubjectConfigMap SubjectKind = "ConfigMap"
+)
+
+// Subject names the object that a finding is about.
+type Subject struct {
+	// kind of the object.
+	// +required
+	Kind SubjectKind `json:"kind,omitempty"`
+
+	// name of the object; namespace/name where it has a namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	Name string `json:"name,omitempty"`
+}
