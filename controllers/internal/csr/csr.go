@@ -1,0 +1,182 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package csr reads CertificateSigningRequests of kubelets: whose they are, how far they have come, what breaks the
+// signer's rules, and what one node's requests to one signer amount to. It is pure: it reads no clock and asks no API
+// server.
+//
+// A request is written by a node, its status by approvers and signers. All of it is bounded, and none of it can make
+// a function panic.
+package csr
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/pki"
+)
+
+const (
+	// NodeNameIndex is the name of the cache index of CertificateSigningRequests by NodeName.
+	NodeNameIndex = ".nodeName"
+	// MaxRequestBytes is how much of spec.request is read. A kubelet's request has about 500 bytes.
+	MaxRequestBytes = 64 << 10
+
+	// nodeUserPrefix starts the user name of a kubelet, and so the common name in its certificates.
+	// https://kubernetes.io/docs/reference/access-authn-authz/node/
+	nodeUserPrefix = "system:node:"
+
+	requestBlock = "CERTIFICATE REQUEST"
+)
+
+// Parse reads a certificate request as it stands in spec.request: the first PEM block, of type CERTIFICATE REQUEST.
+// What follows it does not count, as for the signer:
+// https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/apis/certificates/helpers.go (ParseCSR). The signature is
+// not checked: the API server did that when the request was created.
+func Parse(pemData []byte) (*x509.CertificateRequest, error) {
+	if len(pemData) > MaxRequestBytes {
+		return nil, fmt.Errorf("spec.request of %d bytes is larger than the %d bytes that are read",
+			len(pemData), MaxRequestBytes)
+	}
+	block, _ := pem.Decode(pemData)
+	if block == nil {
+		return nil, errors.New("spec.request holds no PEM block")
+	}
+	if block.Type != requestBlock {
+		return nil, fmt.Errorf("spec.request holds a PEM block of type %s, want %s", quote(block.Type), requestBlock)
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("spec.request is not a PKCS #10 certificate request: %s", bound(err.Error(), maxCause))
+	}
+	return request, nil
+}
+
+// NodeName is the node that a request is for, or "" if that cannot be told. A kubelet that already has a certificate
+// asks as system:node:<name>: the API server vouches for that user name, so it decides, and what the request itself
+// says cannot put it on another node's record. Any other user (a bootstrap token, a cloud's bootstrap identity) asks
+// for a kubelet that has no certificate yet: there the request's common name has to do.
+func NodeName(req *certificatesv1.CertificateSigningRequest) string {
+	if strings.HasPrefix(req.Spec.Username, nodeUserPrefix) {
+		return nodeOf(req.Spec.Username)
+	}
+	request, err := Parse(req.Spec.Request)
+	if err != nil {
+		return ""
+	}
+	return nodeOf(request.Subject.CommonName)
+}
+
+// nodeOf is the <name> of system:node:<name>, if a Node can have that name.
+func nodeOf(user string) string {
+	name, ok := strings.CutPrefix(user, nodeUserPrefix)
+	if !ok || len(name) > validation.DNS1123SubdomainMaxLength || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return ""
+	}
+	return name
+}
+
+// Stage is how far a request has come, as the kubelet that waits for it sees it: denied and failed are the end, even
+// beside a certificate, and a certificate counts only once approved.
+// https://github.com/kubernetes/client-go/blob/v0.37.2/util/certificate/csr/csr.go (WaitForCertificate).
+//
+// A condition counts whatever its status. The API server stores no other than True, and an empty one from before
+// there was a status means True:
+// https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/controller/certificates/certificate_controller_utils.go.
+func Stage(req *certificatesv1.CertificateSigningRequest) v1alpha1.SigningStage {
+	switch {
+	case condition(req, certificatesv1.CertificateDenied) != nil:
+		return v1alpha1.StageDenied
+	case condition(req, certificatesv1.CertificateFailed) != nil:
+		return v1alpha1.StageFailed
+	case condition(req, certificatesv1.CertificateApproved) == nil:
+		return v1alpha1.StagePending
+	case len(req.Status.Certificate) > 0:
+		return v1alpha1.StageIssued
+	default:
+		return v1alpha1.StageApproved
+	}
+}
+
+// condition is the first condition of that type. There is at most one, except in objects older than that rule.
+func condition(
+	req *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType,
+) *certificatesv1.CertificateSigningRequestCondition {
+	for i := range req.Status.Conditions {
+		if req.Status.Conditions[i].Type == kind {
+			return &req.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// decision is the condition that made the request's stage what it is, or nil for a pending one.
+func decision(req *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequestCondition {
+	switch Stage(req) {
+	case v1alpha1.StageDenied:
+		return condition(req, certificatesv1.CertificateDenied)
+	case v1alpha1.StageFailed:
+		return condition(req, certificatesv1.CertificateFailed)
+	default:
+		return condition(req, certificatesv1.CertificateApproved)
+	}
+}
+
+// Decided is when a request was denied, failed or approved, by its stage: zero for a pending one. The API server
+// stamps each condition; in an object older than that, the request's creation has to do.
+func Decided(req *certificatesv1.CertificateSigningRequest) time.Time {
+	made := decision(req)
+	switch {
+	case made == nil:
+		return time.Time{}
+	case !made.LastUpdateTime.IsZero():
+		return made.LastUpdateTime.Time
+	case !made.LastTransitionTime.IsZero():
+		return made.LastTransitionTime.Time
+	default:
+		return req.CreationTimestamp.Time
+	}
+}
+
+// Refusal is the reason and message with which a request was denied or failed, within the bounds of SigningRefusal.
+// Both are empty for any other request.
+func Refusal(req *certificatesv1.CertificateSigningRequest) (reason, message string) {
+	if !refused(Stage(req)) {
+		return "", ""
+	}
+	made := decision(req)
+	return bound(made.Reason, maxReason), bound(made.Message, maxMessage)
+}
+
+func refused(stage v1alpha1.SigningStage) bool {
+	return stage == v1alpha1.StageDenied || stage == v1alpha1.StageFailed
+}
+
+func unfinished(stage v1alpha1.SigningStage) bool {
+	return stage == v1alpha1.StagePending || stage == v1alpha1.StageApproved
+}
+
+// Issued is the certificate of an issued request, the first in status.certificate; nil if the request's Stage is
+// another. What follows that certificate, intermediate CAs and explaining text, is not read.
+func Issued(req *certificatesv1.CertificateSigningRequest) (*x509.Certificate, error) {
+	if Stage(req) != v1alpha1.StageIssued {
+		return nil, nil
+	}
+	data := req.Status.Certificate
+	if block, rest := pem.Decode(data); block != nil {
+		data = data[:len(data)-len(rest)]
+	}
+	certs, err := pki.ParseCertificates(data)
+	if err != nil {
+		return nil, fmt.Errorf("CertificateSigningRequest %s: status.certificate: %w", quote(req.Name), err)
+	}
+	return certs[0], nil
+}

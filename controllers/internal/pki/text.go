@@ -1,0 +1,47 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package pki
+
+import (
+	"crypto/x509/pkix"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxQuoted = 128
+	maxCause  = 320
+)
+
+// quote makes text from a certificate fit for a message: printable, on one line, short.
+func quote(text string) string {
+	if len(text) > maxQuoted {
+		// Quoting makes a rune that is cut in two readable as well.
+		return strconv.Quote(text[:maxQuoted]) + "…"
+	}
+	return strconv.Quote(text)
+}
+
+// quoteName names a certificate's subject or issuer: by its common name, which people know it by, else in full.
+func quoteName(name pkix.Name) string {
+	if name.CommonName != "" {
+		return quote(name.CommonName)
+	}
+	return quote(name.String())
+}
+
+// boundedError is an error of crypto/x509, which may quote a certificate at length, with a bounded text.
+type boundedError struct{ cause error }
+
+func bound(err error) error { return boundedError{cause: err} }
+
+func (e boundedError) Error() string {
+	text := e.cause.Error()
+	if len(text) <= maxCause {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxCause], "") + "…"
+}
+
+func (e boundedError) Unwrap() error { return e.cause }
