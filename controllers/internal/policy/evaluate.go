@@ -1,0 +1,201 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy is the judge: Evaluate compares what is known of the nodes with what a CertificatePolicy wants and
+// returns the verdict. It is pure: no client, no network, no clock. Time is an input, and every verdict carries the next
+// instant at which it can change by itself.
+//
+// One file holds one concern: lifetime.go the certificates' age, serving.go what the kubelets serve, signingrequest.go
+// their CertificateSigningRequests, knowing.go what could not be learnt, verdict.go the aggregation.
+package policy
+
+import (
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+// Node is what is known of one selected node.
+type Node struct {
+	// Name of the Node.
+	Name string
+	// Labels of the Node.
+	Labels map[string]string
+	// Created is the Node's creationTimestamp.
+	Created time.Time
+	// KubeletVersion is status.nodeInfo.kubeletVersion.
+	KubeletVersion string
+	// NodeImageVersion is the label kubernetes.azure.com/node-image-version; empty off AKS.
+	NodeImageVersion string
+	// HasAddress says that status.addresses holds an InternalIP or ExternalIP.
+	HasAddress bool
+	// Observed is the status of the node's NodeCertificates; nil until there is one.
+	Observed *v1alpha1.NodeCertificatesStatus
+}
+
+// Request is a CertificateSigningRequest to one of the kubelet signers that belongs to no Node in the cluster.
+type Request struct {
+	Name, SignerName string
+	// NodeName is the node that it claims to be of; empty when it claims none.
+	NodeName string
+	Stage    v1alpha1.SigningStage
+	Created  time.Time
+	// Decided is when it was approved, denied or failed; zero when it was not, or when nothing says when.
+	Decided time.Time
+	// Refusal is the reason and message of a denied or failed request.
+	Refusal string
+	// Malformed says what is wrong with a request that no signer can sign as it is.
+	Malformed string
+}
+
+// Input is everything that a verdict depends on.
+type Input struct {
+	// Spec is what must hold. Fields that the API server did not default, and a nil Spec, have the documented defaults.
+	Spec *v1alpha1.CertificatePolicySpec
+	// Nodes are the selected nodes, in any order.
+	Nodes []Node
+	// Requests are the signing requests that belong to no Node in the cluster, in any order.
+	Requests []Request
+	// TrustError says why the Cluster CA could not be read; empty when it could.
+	TrustError string
+	// TrustSource is the namespace/name of the ConfigMap that holds the Cluster CA.
+	TrustSource string
+	// Now is the instant of the evaluation.
+	Now time.Time
+}
+
+// Verdict is the outcome of an evaluation. It does not depend on the order of the Input's lists.
+type Verdict struct {
+	// Findings are all findings, the worst first. No two have the same reason, subject and certificate.
+	Findings []v1alpha1.Finding
+	// Nodes counts the nodes by their verdict.
+	Nodes v1alpha1.NodeCounts
+	// Certificates counts the judged certificates by their state: of each node the serving certificate, unless its kubelet
+	// says that it has none, and the client certificate, if one is known.
+	Certificates v1alpha1.CertificateCounts
+	// NextExpiration is the valid certificate that expires first; nil when there is none.
+	NextExpiration *v1alpha1.NextExpiration
+	// Conditions are Compliant and the detail conditions, with Type, Status, Reason and Message only.
+	Conditions []metav1.Condition
+	// NextCheck is the first instant after Input.Now at which another evaluation of the same facts has another outcome.
+	// Zero: no time that passes changes anything.
+	NextCheck time.Time
+}
+
+// check judges one concern of a node, and adds what it finds to the evaluation. A check reads no other check's findings.
+type check func(*evaluation, *facts)
+
+// checks are all checks of a node. Their order is of no consequence: findings are ranked by the catalogue in verdict.go.
+var checks = []check{
+	checkObserved,
+	checkProbe,
+	checkServingLifetime,
+	checkClientLifetime,
+	checkServingCertificate,
+	checkServingRequest,
+	checkServedIsIssued,
+	checkServingDisabled,
+	checkServingLabel,
+	checkSigningRequests,
+}
+
+// Evaluate judges the nodes and signing requests against the spec.
+func Evaluate(in Input) Verdict {
+	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource}
+	e.checkTrust()
+	var f facts // one for all nodes, so that a healthy node costs no allocation
+	for i := range in.Nodes {
+		f.gather(&in.Nodes[i])
+		first := len(e.found)
+		for _, judge := range checks {
+			judge(e, &f)
+		}
+		e.tally.addNode(e.found[first:], e.dependsOnTrust(&f))
+	}
+	e.judgeOrphans(in.Requests)
+	return e.verdict(len(in.Nodes))
+}
+
+// evaluation is one run of Evaluate: what it judges by, and what it has found so far.
+type evaluation struct {
+	rules                   rules
+	now                     time.Time
+	trustError, trustSource string
+
+	next         time.Time
+	found        []rankedFinding
+	tally        tally
+	certificates certificateTally
+}
+
+// reached says whether the instant has come. If not, the verdict is due for another look then.
+func (e *evaluation) reached(instant time.Time) bool {
+	if !e.now.Before(instant) {
+		return true
+	}
+	if e.next.IsZero() || instant.Before(e.next) {
+		e.next = instant
+	}
+	return false
+}
+
+// facts are what is known of one node, sorted out for the checks. The pointers are nil for what is not known.
+type facts struct {
+	node    *Node
+	serving *v1alpha1.ServingStatus
+	// served is the serving certificate of the latest handshake in which one was presented.
+	served *v1alpha1.CertificateStatus
+	// issued is the newest serving certificate issued through a signing request, served or not.
+	issued *v1alpha1.CertificateStatus
+	// client is the newest client certificate issued through a signing request.
+	client                        *v1alpha1.CertificateStatus
+	servingRequest, clientRequest *v1alpha1.SigningRequestStatus
+}
+
+// gather replaces the facts with those of the node.
+func (f *facts) gather(node *Node) {
+	*f = facts{node: node}
+	if node.Observed == nil {
+		return
+	}
+	f.serving = node.Observed.Serving
+	for i := range node.Observed.Certificates {
+		certificate := &node.Observed.Certificates[i]
+		switch {
+		case certificate.Purpose == v1alpha1.PurposeKubeletServing && certificate.Source == v1alpha1.SourceHandshake:
+			f.served = certificate
+		case certificate.Purpose == v1alpha1.PurposeKubeletServing && certificate.Source == v1alpha1.SourceSigningRequest:
+			f.issued = certificate
+		case certificate.Purpose == v1alpha1.PurposeKubeletClient && certificate.Source == v1alpha1.SourceSigningRequest:
+			f.client = certificate
+		}
+	}
+	for i := range node.Observed.SigningRequests {
+		request := &node.Observed.SigningRequests[i]
+		switch request.SignerName {
+		case certificatesv1.KubeletServingSignerName:
+			f.servingRequest = request
+		case certificatesv1.KubeAPIServerClientKubeletSignerName:
+			f.clientRequest = request
+		}
+	}
+}
+
+// presented says that the latest handshake showed a certificate.
+func (f *facts) presented() bool {
+	return f.serving != nil && f.serving.Outcome == v1alpha1.ProbeCertificatePresented
+}
+
+// withoutCertificate says that the kubelet answered the latest handshake, and has no valid serving certificate.
+func (f *facts) withoutCertificate() bool {
+	return f.serving != nil &&
+		(f.serving.Outcome == v1alpha1.ProbeNoCertificate || f.serving.Mode == v1alpha1.ServingModeNone)
+}
+
+// subject is the node, as the subject of a finding.
+func (f *facts) subject() v1alpha1.Subject {
+	return v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: f.node.Name}
+}

@@ -1,0 +1,98 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+// checkTrust reports a Cluster CA that cannot be read, once and not on every node, if the policy judges who signed the
+// serving certificates.
+func (e *evaluation) checkTrust() {
+	if e.trustError == "" || e.rules.rotation == v1alpha1.ServingRotationIgnored {
+		return
+	}
+	e.add(v1alpha1.Finding{
+		Reason:      v1alpha1.ReasonTrustBundleUnavailable,
+		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: printable(e.trustSource, 317)},
+		Certificate: v1alpha1.PurposeKubeletServing,
+		Message: fmt.Sprintf("The Cluster CA could not be read: %s. Without it nothing tells whether the kubelets serve "+
+			"certificates of the cluster. Restore the ConfigMap, or let the manager's flags name the one that holds the "+
+			"CA of the kubelets' serving certificates.", printable(e.trustError, 2*maxPhrase)),
+	})
+	e.tally.addOther(e.found)
+}
+
+// dependsOnTrust says that the node's verdict waits for the Cluster CA: the kubelet presented a certificate that could
+// not be verified for want of it.
+func (e *evaluation) dependsOnTrust(f *facts) bool {
+	return e.trustError != "" && e.rules.rotation != v1alpha1.ServingRotationIgnored && f.unverified()
+}
+
+// unverified says that the kubelet presented a certificate, and that nobody could tell who signed it.
+func (f *facts) unverified() bool {
+	return f.presented() && f.serving.Mode == v1alpha1.ServingModeUnknown
+}
+
+// checkObserved reports a node that nobody has looked at yet.
+func checkObserved(e *evaluation, f *facts) {
+	if f.serving != nil {
+		return
+	}
+	what := "The kubelet has not been asked for its serving certificate yet"
+	if f.node.Observed == nil {
+		what = "The node has not been observed yet"
+	}
+	e.addNotObserved(f, what+". This passes by itself within moments. If it stays, check the manager's log for this node "+
+		"and that kubectl get nodecertificates shows it.")
+}
+
+func (e *evaluation) addNotObserved(f *facts, message string) {
+	e.add(v1alpha1.Finding{Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Message: message})
+}
+
+// checkProbe reports a kubelet that could not be asked for its serving certificate, or whose certificate could not be
+// verified though the Cluster CA can be read by now.
+func checkProbe(e *evaluation, f *facts) {
+	if f.serving == nil || f.withoutCertificate() {
+		return
+	}
+	var what, fix string
+	switch {
+	case f.presented() && (!f.unverified() || e.rules.rotation == v1alpha1.ServingRotationIgnored):
+		return
+	case f.presented() && e.trustError != "":
+		return // checkTrust has said it
+	case f.presented():
+		what = "The serving certificate of the kubelet has not been verified against the Cluster CA"
+		fix = "The next probe tries again."
+	case f.serving.Outcome == v1alpha1.ProbeNoAddress:
+		what = "The kubelet could not be asked for its serving certificate: its Node has no IP address or kubelet port"
+		fix = "Check the cloud's node controller, or the kubelet's --node-ip."
+	default:
+		what = "The kubelet could not be asked for its serving certificate"
+		fix = "Check that the node runs, and that network policies and firewalls let the notafter manager reach the " +
+			"kubelet's port."
+	}
+	e.add(v1alpha1.Finding{
+		Reason: v1alpha1.ReasonProbeFailed, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
+		Since: timestamp(f.serving.Since.Time),
+		Message: fmt.Sprintf("%s%s. Whether kubectl logs and kubectl exec work on this node is not known. %s",
+			what, f.probed(), fix),
+	})
+}
+
+// probed is the address and the error of the latest handshake, as the end of a sentence.
+func (f *facts) probed() string {
+	var text string
+	if f.serving.Address != "" {
+		text = " at " + printable(f.serving.Address, maxWord)
+	}
+	if f.serving.Message != "" {
+		text += ": " + printable(f.serving.Message, maxPhrase)
+	}
+	return text
+}

@@ -1,0 +1,214 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/pki"
+)
+
+// age says where in its life a certificate is.
+type age string
+
+const (
+	ageNotYetValid age = "NotYetValid"
+	ageCurrent     age = "Current"
+	ageDue         age = "RotationDue"
+	ageOverdue     age = "RotationOverdue"
+	ageExpired     age = "Expired"
+)
+
+// ages are the instants at which a certificate gets older. That of a later age holds if they are not in order.
+type ages struct {
+	valid, due, overdue, expired time.Time
+}
+
+// agesOf works the instants out. A certificate is valid through its notAfter (RFC 5280, 4.1.2.5) and expired at any
+// later instant, as crypto/x509 has it. One that is overdue no earlier than it expires is never overdue.
+func (r *rules) agesOf(certificate *v1alpha1.CertificateStatus) ages {
+	notAfter := certificate.NotAfter.Time
+	life := pki.Lifetime{NotBefore: certificate.NotBefore.Time, NotAfter: notAfter}
+	a := ages{valid: life.NotBefore, due: life.At(r.warnPercent), expired: notAfter.Add(time.Nanosecond)}
+	a.overdue = earlier(life.At(r.overduePercent), notAfter.Add(-r.minimumRemaining))
+	if !a.overdue.Before(notAfter) {
+		a.overdue = a.expired
+	}
+	return a
+}
+
+// age tells the certificate's age now. A certificate that is not valid yet is nothing else, unless it expired before.
+func (e *evaluation) age(a ages) age {
+	switch {
+	case e.reached(a.expired):
+		return ageExpired
+	case !e.reached(a.valid):
+		return ageNotYetValid
+	case e.reached(a.overdue):
+		return ageOverdue
+	case e.reached(a.due):
+		return ageDue
+	}
+	return ageCurrent
+}
+
+// checkServingLifetime judges the age of the serving certificate in use, which the latest handshake showed. When the
+// kubelet could not be asked, the certificate that it was last seen with is judged instead, unless another has been
+// issued since; it still counts as unknown while nothing is wrong with it. A kubelet that answers that it has no
+// certificate has none to be judged.
+func checkServingLifetime(e *evaluation, f *facts) {
+	switch {
+	case f.withoutCertificate():
+	case f.served == nil, !f.presented() && f.superseded():
+		e.certificates.unknown++
+	default:
+		now := e.judgeAge(f, f.served)
+		if now == ageCurrent && !f.presented() {
+			e.certificates.unknown++
+			return
+		}
+		e.certificates.count(now)
+	}
+}
+
+// superseded says that a certificate was issued that outlives the one last seen in a handshake.
+func (f *facts) superseded() bool {
+	return f.issued != nil && f.issued.SHA256 != f.served.SHA256 && f.issued.NotAfter.After(f.served.NotAfter.Time)
+}
+
+// checkClientLifetime judges the age of the newest client certificate that is known. There is none on platforms whose
+// kubelets do not ask the cluster for one, nor of a kubelet whose signing request was collected before anybody watched.
+func checkClientLifetime(e *evaluation, f *facts) {
+	if f.client != nil {
+		e.certificates.count(e.judgeAge(f, f.client))
+	}
+}
+
+// judgeAge adds at most one finding, the worst, about a certificate's age.
+func (e *evaluation) judgeAge(f *facts, certificate *v1alpha1.CertificateStatus) age {
+	a := e.rules.agesOf(certificate)
+	now := e.age(a)
+	switch now {
+	case ageCurrent, ageDue, ageOverdue:
+		e.certificates.expiring(f.node.Name, certificate)
+	case ageExpired, ageNotYetValid:
+	}
+	if now != ageCurrent {
+		e.addAge(f, certificate, a, now)
+	}
+	return now
+}
+
+func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a ages, now age) {
+	finding := v1alpha1.Finding{
+		Subject: f.subject(), Certificate: certificate.Purpose, NotAfter: timestamp(certificate.NotAfter.Time),
+	}
+	var said string
+	switch now {
+	case ageExpired:
+		finding.Reason, finding.Since = v1alpha1.ReasonExpired, timestamp(certificate.NotAfter.Time)
+		said = fmt.Sprintf("expired at %s. %s", instant(certificate.NotAfter.Time), expiredEffect(certificate.Purpose))
+	case ageNotYetValid:
+		finding.Reason = v1alpha1.ReasonNotYetValid
+		said = fmt.Sprintf("is not valid before %s, so whoever verifies it refuses it until then. A clock is wrong: "+
+			"check time synchronisation on the node, on the control plane and where notafter runs.",
+			instant(certificate.NotBefore.Time))
+	case ageOverdue:
+		finding.Reason, finding.Since = v1alpha1.ReasonRotationOverdue, timestamp(later(a.overdue, a.valid))
+		said = e.rules.overdue(certificate, a)
+	case ageDue:
+		finding.Reason, finding.Since = v1alpha1.ReasonRotationDue, timestamp(later(a.due, a.valid))
+		said = e.rules.due(certificate, a)
+	case ageCurrent:
+	}
+	finding.Message = f.title(certificate) + numbered(certificate) + " " + said
+	e.add(finding)
+}
+
+// numbered is the certificate's serial number, to follow its mention; empty when it is not known.
+func numbered(certificate *v1alpha1.CertificateStatus) string {
+	if certificate.SerialNumber == "" {
+		return ""
+	}
+	return " (serial number " + printable(certificate.SerialNumber, maxWord) + ")"
+}
+
+func (r *rules) due(certificate *v1alpha1.CertificateStatus, a ages) string {
+	what := "expires"
+	if a.overdue.Before(a.expired) {
+		what = fmt.Sprintf("becomes %s at %s and expires", v1alpha1.ReasonRotationOverdue, instant(a.overdue))
+	}
+	return fmt.Sprintf("passed %d %% of its lifetime at %s. A kubelet renews at a random point between 70 and 90 %%, so "+
+		"nothing needs to be done yet. Unless it is renewed, it %s at %s.", r.warnPercent, instant(a.due), what,
+		instant(certificate.NotAfter.Time))
+}
+
+// overdue says why the certificate is overdue. Which of the limits came first does not change, so neither does the text.
+func (r *rules) overdue(certificate *v1alpha1.CertificateStatus, a ages) string {
+	notAfter := certificate.NotAfter.Time
+	if !notAfter.Add(-r.minimumRemaining).After(a.valid) {
+		return fmt.Sprintf("lives from %s to %s, which is no longer than spec.expiry.minimumRemaining (%s), so that it is "+
+			"overdue from the start. Set spec.expiry.minimumRemaining to less than certificates live for, or to 0s where "+
+			"they live for less than a few days.", instant(a.valid), instant(notAfter), r.minimumRemaining)
+	}
+	why := fmt.Sprintf("passed %d %% of its lifetime at %s", r.overduePercent, instant(a.overdue))
+	if a.overdue.Equal(notAfter.Add(-r.minimumRemaining)) {
+		why = fmt.Sprintf("has had less than %s to live since %s", r.minimumRemaining, instant(a.overdue))
+	}
+	return fmt.Sprintf("%s and was not renewed; it expires at %s. %s", why, instant(notAfter),
+		overdueEffect(certificate.Purpose))
+}
+
+// title begins a sentence about a certificate with how it is known.
+func (f *facts) title(certificate *v1alpha1.CertificateStatus) string {
+	switch {
+	case certificate.Purpose == v1alpha1.PurposeKubeletClient:
+		return "The newest known client certificate of the kubelet"
+	case !f.presented():
+		return "The serving certificate that the kubelet was last seen with"
+	}
+	return "The kubelet's serving certificate"
+}
+
+func expiredEffect(purpose v1alpha1.CertificatePurpose) string {
+	if purpose == v1alpha1.PurposeKubeletClient {
+		return "Without a valid one the kubelet cannot reach the API server: the Node turns NotReady and its Pods are " +
+			"no longer managed. It bootstraps again by itself if its bootstrap token still works; otherwise renew the " +
+			"token, or reimage or recreate the node. " + missedRenewal
+	}
+	return "kubectl logs, kubectl exec and metrics scrapes of this node fail with clients that verify certificates, while " +
+		"the Node stays Ready. Fix what renews it: the kubelet's signing requests (kubectl get csr) and their approver; " +
+		"a self-signed or externally managed certificate must be replaced and the kubelet restarted."
+}
+
+func overdueEffect(purpose v1alpha1.CertificatePurpose) string {
+	if purpose == v1alpha1.PurposeKubeletClient {
+		return "Then the kubelet can no longer reach the API server and the Node turns NotReady. Check its signing " +
+			"requests (kubectl get csr), their approver, and the kubelet's log. " + missedRenewal
+	}
+	return "Then kubectl logs, kubectl exec and metrics scrapes of this node fail, while the Node stays Ready. Check its " +
+		"signing requests (kubectl get csr), their approver, and the kubelet's log; a self-signed or externally managed " +
+		"certificate must be replaced and the kubelet restarted."
+}
+
+// missedRenewal is for the reader who sees a healthy node: a client certificate is known from its signing request, which
+// Kubernetes deletes an hour after it is issued.
+const missedRenewal = "If the Node stays Ready past that time, it was renewed while notafter was not running: delete the " +
+	"NodeCertificates of the node to forget the old one."
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,227 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"testing"
+	"time"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+func refused(r *v1alpha1.SigningRequestStatus, stage v1alpha1.SigningStage) {
+	r.Stage, r.Decided = stage, ptrAt(-time.Hour)
+	r.Refusal = &v1alpha1.SigningRefusal{
+		Name: r.Name, Stage: stage, Reason: "TheReason", Message: "the message", Time: at(-time.Hour),
+	}
+}
+
+// Every stage of a request to each signer; the boundary instants are those at which a timeout ends.
+func TestSigningRequests(t *testing.T) {
+	const (
+		fiveMinutesAgo = "2026-03-01T11:55:00Z"
+		twoMinutesAgo  = "2026-03-01T11:58:00Z"
+	)
+	type found struct{ reason, since string }
+	for _, tc := range []struct {
+		name   string
+		change func(*v1alpha1.SigningRequestStatus)
+		want   []found
+		says   string
+	}{
+		{name: "pending", change: func(r *v1alpha1.SigningRequestStatus) { pending(r, -5*time.Minute+1) }},
+		{
+			name: "pending for too long", change: func(r *v1alpha1.SigningRequestStatus) { pending(r, -5*time.Minute) },
+			want: []found{{v1alpha1.ReasonSigningRequestPending, fiveMinutesAgo}}, says: "kubectl certificate approve csr-",
+		}, {
+			name: "looping", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -time.Minute)
+				r.Pending = 2
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestsLooping, "2026-03-01T11:59:00Z"}}, says: "2 CertificateSigningRequests",
+		}, {
+			name: "looping for long", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -time.Hour)
+				r.Pending = 4
+			},
+			want: []found{
+				{v1alpha1.ReasonSigningRequestPending, hourAgo}, {v1alpha1.ReasonSigningRequestsLooping, hourAgo},
+			},
+			says: "The oldest undecided CertificateSigningRequest to kubernetes.io/ku",
+		}, {
+			name: "denied", change: func(r *v1alpha1.SigningRequestStatus) { refused(r, v1alpha1.StageDenied) },
+			want: []found{{v1alpha1.ReasonSigningRequestDenied, hourAgo}}, says: "was denied: TheReason: the message. ",
+		}, {
+			name: "denied, and asked again", change: func(r *v1alpha1.SigningRequestStatus) {
+				refused(r, v1alpha1.StageDenied)
+				pending(r, -time.Minute)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestDenied, hourAgo}},
+		}, {
+			name: "denied without a record of it", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided = v1alpha1.StageDenied, ptrAt(-time.Hour)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestDenied, hourAgo}}, says: "was denied. ",
+		}, {
+			name: "failed", change: func(r *v1alpha1.SigningRequestStatus) { refused(r, v1alpha1.StageFailed) },
+			want: []found{{v1alpha1.ReasonSigningRequestFailed, hourAgo}}, says: "refused to sign it: TheReason: the message. ",
+		}, {
+			name: "approved", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided = v1alpha1.StageApproved, ptrAt(-2*time.Minute+1)
+			},
+		}, {
+			name: "not issued", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided = v1alpha1.StageApproved, ptrAt(-2*time.Minute)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, twoMinutesAgo}}, says: "--cluster-signing",
+		}, {
+			name: "not issued, approved nobody knows when", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided, r.Created = v1alpha1.StageApproved, nil, at(-2*time.Minute)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, twoMinutesAgo}},
+		}, {
+			name: "malformed", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -2*time.Minute)
+				r.Malformed = "no subject alternative name"
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestMalformed, twoMinutesAgo}},
+			says: "cannot be signed as it is: no subject alternative name. ",
+		}, {
+			name: "malformed and failed", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Created = at(-2 * time.Minute)
+				r.Malformed = "no subject alternative name"
+				refused(r, v1alpha1.StageFailed)
+			},
+			want: []found{
+				{v1alpha1.ReasonSigningRequestMalformed, twoMinutesAgo}, {v1alpha1.ReasonSigningRequestFailed, hourAgo},
+			},
+		}, {
+			name: "malformed, but issued", change: func(r *v1alpha1.SigningRequestStatus) { r.Malformed = "odd" },
+		}, {
+			name: "deleted", change: func(r *v1alpha1.SigningRequestStatus) { r.Stage = v1alpha1.StageDeleted },
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for purpose, of := range map[v1alpha1.CertificatePurpose]func(*Node) *v1alpha1.SigningRequestStatus{
+				kubeletClient: clientRequest, kubeletServing: servingRequest,
+			} {
+				var want []brief
+				for _, f := range tc.want {
+					want = append(want, ofNode(f.reason, violates, purpose, f.since))
+				}
+				for _, rotation := range []v1alpha1.ServingRotation{
+					v1alpha1.ServingRotationRequired, v1alpha1.ServingRotationIgnored,
+				} {
+					if rotation == v1alpha1.ServingRotationIgnored && purpose == kubeletServing {
+						want = nil // not judged
+					}
+					spec := aksSpec()
+					spec.Nodes.ServingCertificate.Rotation = rotation
+					verdict := Evaluate(input(spec, func(n *Node) { tc.change(of(n)) }))
+					expectFindings(t, verdict, want...)
+					if want != nil && tc.says != "" {
+						expectMessage(t, verdict, want[0].Reason, tc.says)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestOrphans(t *testing.T) {
+	request := func(signer string, stage v1alpha1.SigningStage, age time.Duration) Request {
+		return Request{Name: "csr-1", SignerName: signer, NodeName: "gone", Stage: stage, Created: now.Add(-age)}
+	}
+	decided := func(r Request, age time.Duration, refusal string) Request {
+		r.Decided, r.Refusal = now.Add(-age), refusal
+		return r
+	}
+	malformed := func(r Request) Request {
+		r.Malformed = "no common name"
+		return r
+	}
+	const (
+		pendingReason   = v1alpha1.ReasonSigningRequestPending
+		malformedReason = v1alpha1.ReasonSigningRequestMalformed
+	)
+	for _, tc := range []struct {
+		name     string
+		request  Request
+		reason   string
+		severity v1alpha1.Severity
+		since    time.Duration
+		next     time.Duration
+	}{
+		{name: "new", request: request(clientSigner, v1alpha1.StagePending, time.Minute), next: 4 * time.Minute},
+		{
+			name: "pending", request: request(clientSigner, v1alpha1.StagePending, 5*time.Minute),
+			reason: pendingReason, severity: violates, since: -5 * time.Minute,
+		}, {
+			name: "pending, serving", request: request(servingSigner, v1alpha1.StagePending, 5*time.Minute),
+			reason: pendingReason, severity: informs, since: -5 * time.Minute,
+		}, {
+			name: "denied", request: decided(request(clientSigner, v1alpha1.StageDenied, time.Hour), time.Minute, "stranger"),
+			reason: v1alpha1.ReasonSigningRequestDenied, severity: informs, since: -time.Minute,
+		}, {
+			name: "failed", request: decided(request(clientSigner, v1alpha1.StageFailed, time.Hour), time.Minute, "bad"),
+			reason: v1alpha1.ReasonSigningRequestFailed, severity: violates, since: -time.Minute,
+		}, {
+			name: "approved", request: decided(request(clientSigner, v1alpha1.StageApproved, time.Hour), time.Minute, ""),
+			next: time.Minute,
+		}, {
+			name: "not issued", request: decided(request(clientSigner, v1alpha1.StageApproved, time.Hour), 2*time.Minute, ""),
+			reason: v1alpha1.ReasonSigningRequestNotIssued, severity: violates, since: -2 * time.Minute,
+		}, {
+			name: "not issued, approved nobody knows when", request: request(clientSigner, v1alpha1.StageApproved, time.Hour),
+			reason: v1alpha1.ReasonSigningRequestNotIssued, severity: violates, since: -time.Hour,
+		}, {
+			name: "malformed", request: malformed(request(clientSigner, v1alpha1.StagePending, time.Minute)),
+			reason: malformedReason, severity: violates, since: -time.Minute, next: 4 * time.Minute,
+		},
+		{name: "issued", request: decided(request(clientSigner, v1alpha1.StageIssued, time.Hour), time.Hour, "")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := input(aksSpec(), nil)
+			in.Requests = []Request{tc.request}
+			verdict := Evaluate(in)
+			var want []brief
+			conditions := []string{
+				"Compliant=True/AsExpected", "CertificatesCurrent=True/AsExpected",
+				"ServingRotationEnabled=True/AsExpected", "BootstrapHealthy=True/AsExpected",
+			}
+			if tc.reason != "" {
+				want = []brief{{
+					tc.reason, tc.severity, v1alpha1.SubjectSigningRequest, "csr-1", kubeletClient,
+					now.Add(tc.since).Format(time.RFC3339),
+				}}
+				if tc.request.SignerName == servingSigner {
+					want[0].Certificate = kubeletServing
+				}
+			}
+			if tc.severity == violates {
+				conditions[0], conditions[3] = "Compliant=False/"+tc.reason, "BootstrapHealthy=False/"+tc.reason
+			}
+			expectFindings(t, verdict, want...)
+			expectConditions(t, verdict, conditions...)
+			if got := counted(verdict.Nodes); got != "1/1/0/0" {
+				t.Errorf("nodes = %s", got)
+			}
+			if tc.next != 0 && !verdict.NextCheck.Equal(now.Add(tc.next)) {
+				t.Errorf("next check %v, want %v", verdict.NextCheck, now.Add(tc.next))
+			}
+		})
+	}
+	t.Run("of nobody", func(t *testing.T) {
+		in := input(aksSpec(), nil)
+		in.Requests = []Request{request(clientSigner, v1alpha1.StagePending, time.Hour)}
+		in.Requests[0].NodeName = ""
+		expectMessage(t, Evaluate(in), pendingReason, "of an unnamed machine", "cannot join")
+	})
+	t.Run("serving rotation not judged", func(t *testing.T) {
+		in := input(aksSpec(), nil)
+		in.Spec.Nodes.ServingCertificate.Rotation = v1alpha1.ServingRotationIgnored
+		in.Requests = []Request{request(servingSigner, v1alpha1.StagePending, time.Hour)}
+		expectFindings(t, Evaluate(in))
+	})
+}
