@@ -1,0 +1,146 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nodecertificates observes the nodes and keeps one NodeCertificates per Node that says what is true of it.
+//
+// Two controllers share the work. The first is fast: it makes the status from what caches and memory hold, and never waits
+// for a node. The second makes the TLS handshakes with the kubelets, remembers what they showed and wakes the first.
+package nodecertificates
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
+)
+
+const (
+	// Name is the name of the controller that writes NodeCertificates.
+	Name = "nodecertificates"
+	// ProbeName is the name of the controller that probes the kubelets.
+	ProbeName = "nodecertificates-probe"
+	// DefaultProbeConcurrency is how many nodes are probed at the same time.
+	DefaultProbeConcurrency = 64
+
+	// writers is how many NodeCertificates are written at the same time.
+	writers = 8
+	// probeReconciliationTimeout is above the longest timeout of a probe that the API allows, one minute.
+	probeReconciliationTimeout = 90 * time.Second
+)
+
+// Options is what the controllers need.
+type Options struct {
+	// Clock tells the time.
+	Clock clock.PassiveClock
+	// SigningRequests are the caches of CertificateSigningRequests by signer name, each with the index csr.NodeNameIndex.
+	SigningRequests map[string]cache.Cache
+	// Trust is the trust bundle that the kubelets' serving certificates are judged against. Its ConfigMap must be in the
+	// manager's cache, which is watched for changes of it.
+	Trust trust.Source
+	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. A quarter of that
+	// is open to nodes that did not answer in time.
+	ProbeConcurrency int
+}
+
+// Add adds both controllers to the manager.
+func Add(mgr manager.Manager, o Options) error {
+	for signer := range o.SigningRequests {
+		if _, ok := purposes[signer]; !ok {
+			return fmt.Errorf("signing requests of %s: the purpose of this signer's certificates is not known; want one of %v",
+				signer, slices.Sorted(maps.Keys(purposes)))
+		}
+	}
+	if o.ProbeConcurrency <= 0 {
+		o.ProbeConcurrency = DefaultProbeConcurrency
+	}
+	probed := newRecords()
+	wake := &waker{}
+	if err := addReconciler(mgr, o, probed, wake); err != nil {
+		return fmt.Errorf("controller %s: %w", Name, err)
+	}
+	if err := addProber(mgr, o, probed, wake); err != nil {
+		return fmt.Errorf("controller %s: %w", ProbeName, err)
+	}
+	return nil
+}
+
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates/status,verbs=update
+// Where the admission plugin OwnerReferencesPermissionEnforcement is on, changing an owner reference needs delete.
+// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
+
+func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker) error {
+	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: map[string]client.Reader{}}
+	b := builder.ControllerManagedBy(mgr).Named(Name).
+		WithOptions(controller.Options{MaxConcurrentReconciles: writers}).
+		// A Node that comes needs a NodeCertificates, and one that changed may have to be described anew.
+		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(nodeChanged())).
+		// One that somebody deleted or changed is put right.
+		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(objectChanged())).
+		// The prober has news of a node.
+		WatchesRawSource(source.Func(wake.start))
+	for signer, requests := range o.SigningRequests {
+		r.requests[signer] = requests
+		// The state of a node's signing requests is part of its facts, that one is gone included.
+		b = b.WatchesRawSource(source.Kind(requests, &certificatesv1.CertificateSigningRequest{},
+			handler.TypedEnqueueRequestsFromMapFunc(nodeOfSigningRequest), signingRequestChanged()))
+	}
+	return b.Complete(r)
+}
+
+// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+
+func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) error {
+	counts, err := newProbeMetrics(metrics.Registry)
+	if err != nil {
+		return err
+	}
+	p := &prober{
+		client:  mgr.GetClient(),
+		trust:   o.Trust,
+		clock:   o.Clock,
+		probe:   tlsprobe.New(o.Clock).Probe,
+		records: probed,
+		slow:    newSlots(o.ProbeConcurrency / suspectShare),
+		wake:    wake.wake,
+		random:  rand.Float64,
+		metrics: counts,
+	}
+	all := everyNode{client: mgr.GetClient(), random: p.random}
+	return builder.ControllerManagedBy(mgr).Named(ProbeName).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: o.ProbeConcurrency,
+			ReconciliationTimeout:   probeReconciliationTimeout,
+		}).
+		// A node that comes, or moves to another address, is probed at once; labels decide which policies select it.
+		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(nodeChanged())).
+		// A newly issued certificate should be served soon.
+		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{},
+			builder.WithPredicates(servingCertificateIssued())).
+		// A policy decides which nodes are probed, and how often.
+		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
+		// Another trust bundle changes the verdict on every served certificate.
+		Watches(&corev1.ConfigMap{}, all.handler(),
+			builder.WithPredicates(trustBundleChanged(o.Trust.ConfigMap, o.Trust.Key))).
+		Complete(p)
+}

@@ -1,0 +1,64 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodecertificates
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
+)
+
+// probeMetrics count the probes. They carry no node: a series per node belongs to the state metrics.
+type probeMetrics struct {
+	duration prometheus.Histogram
+	total    *prometheus.CounterVec
+}
+
+// newProbeMetrics registers the metrics, or takes those that are registered already.
+func newProbeMetrics(registerer prometheus.Registerer) (*probeMetrics, error) {
+	duration, err := register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "notafter_probe_duration_seconds",
+		Help:    "How long the TLS handshakes with kubelets took, connecting included.",
+		Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+	}))
+	if err != nil {
+		return nil, err
+	}
+	total, err := register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "notafter_probes_total",
+		Help: "TLS handshakes with kubelets, by outcome.",
+	}, []string{"outcome"}))
+	if err != nil {
+		return nil, err
+	}
+	for _, outcome := range []v1alpha1.ProbeOutcome{
+		v1alpha1.ProbeCertificatePresented, v1alpha1.ProbeNoCertificate, v1alpha1.ProbeUnreachable, v1alpha1.ProbeHandshakeFailed,
+	} {
+		// From the start, so that a first failure is an increase.
+		total.WithLabelValues(string(outcome))
+	}
+	return &probeMetrics{duration: duration, total: total}, nil
+}
+
+func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) (C, error) {
+	err := registerer.Register(collector)
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if existing, ok := already.ExistingCollector.(C); ok {
+			return existing, nil
+		}
+	}
+	if err != nil {
+		return collector, fmt.Errorf("registering the metrics of the prober: %w", err)
+	}
+	return collector, nil
+}
+
+func (m *probeMetrics) observe(result tlsprobe.Result) {
+	m.duration.Observe(result.Duration.Seconds())
+	m.total.WithLabelValues(string(result.Outcome)).Inc()
+}

@@ -1,0 +1,196 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodecertificates
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
+)
+
+const (
+	// patience is how long a node may keep a worker waiting that is not known to be slow. One that takes longer is probed
+	// again, with its full timeout, among the suspects.
+	patience = time.Second
+	// suspectShare is the share of the workers, as a divisor, that suspects may keep waiting.
+	suspectShare = 4
+	// noDelay is the wait of a node that is due.
+	noDelay = time.Millisecond
+)
+
+// prober probes the nodes that policies select, each when it is due.
+type prober struct {
+	client  client.Reader
+	trust   trust.Source
+	clock   clock.PassiveClock
+	probe   func(ctx context.Context, target tlsprobe.Target, timeout time.Duration) tlsprobe.Result
+	records *records
+	// slow are the workers that suspects may keep waiting.
+	slow slots
+	// wake tells the first controller that there is news of a node.
+	wake func(node string)
+	// random is in [0, 1).
+	random  func() float64
+	metrics *probeMetrics
+}
+
+// Reconcile probes a node if it is due, and says when it is due next. It may be called at any time: what makes a node due is
+// its record, not the call.
+func (p *prober) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	node := &corev1.Node{}
+	if err := p.client.Get(ctx, req.NamespacedName, node); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			p.records.forget(req.Name)
+		}
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	policies := &v1alpha1.CertificatePolicyList{}
+	if err := p.client.List(ctx, policies, client.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, fmt.Errorf("listing CertificatePolicies: %w", err)
+	}
+	wanted := demandOn(labels.Set(node.Labels), policies.Items)
+	if wanted == nil {
+		return reconcile.Result{}, nil
+	}
+	known := &v1alpha1.NodeCertificates{}
+	if err := p.client.Get(ctx, req.NamespacedName, known); client.IgnoreNotFound(err) != nil {
+		return reconcile.Result{}, fmt.Errorf("reading NodeCertificates %s: %w", req.Name, err)
+	}
+	return p.reconcile(ctx, node, *wanted, known)
+}
+
+func (p *prober) reconcile(
+	ctx context.Context, node *corev1.Node, wanted demand, known *v1alpha1.NodeCertificates,
+) (reconcile.Result, error) {
+	current := p.recordOf(node, known)
+	address, err := kubeletAddress(node)
+	if err != nil {
+		// Nothing to wait for but a change of the Node, which is watched.
+		p.remember(node, current, record{uid: node.UID, evidence: noAddress(err)})
+		return reconcile.Result{}, nil
+	}
+	var trust trusted
+	trust.bundle, trust.err = p.trust.Bundle(ctx)
+
+	issued := issuedServing(&known.Status)
+	plan := schedule{
+		history: current.history,
+		demand:  wanted,
+		served:  served(current.evidence, known),
+		outdated: current.evidence != nil &&
+			(current.evidence.serving.Address != address.String() || current.evidence.trust != trust.fingerprint()),
+	}
+	plan.awaited = awaitedCertificate(issued, plan.served, p.clock.Now())
+	if wait := plan.next().Sub(p.clock.Now()); wait > 0 {
+		return p.due(wait, plan), nil
+	}
+
+	result, done := p.attempt(ctx, tlsprobe.Target{Address: address}, wanted.timeout, &current.history)
+	if err := ctx.Err(); err != nil {
+		// The probe was cut short, by the end of this process as a rule, and says nothing about the node.
+		return reconcile.Result{}, fmt.Errorf("probing node %s: %w", node.Name, err)
+	}
+	now := p.clock.Now()
+	if !done {
+		p.records.put(node.Name, current)
+		return p.suspectsTurn(wanted.timeout), nil
+	}
+	p.metrics.observe(result)
+	found := newEvidence(result, address, trust, now)
+	plan.served = served(found, known)
+	plan.awaited = awaitedCertificate(issued, plan.served, now)
+	plan.history = current.history.after(result.Outcome, result.TimedOut, plan.awaited, now, 2*p.random()-1)
+	plan.outdated = false
+	p.remember(node, current, record{uid: node.UID, history: plan.history, evidence: found})
+	return p.due(max(plan.next().Sub(now), noDelay), plan), nil
+}
+
+// recordOf is what is known of the node. A node that could not be asked before this process started is suspect from the start.
+func (p *prober) recordOf(node *corev1.Node, known *v1alpha1.NodeCertificates) record {
+	current, ok := p.records.get(node.Name, node.UID)
+	if !ok && known.Status.Serving != nil {
+		outcome := known.Status.Serving.Outcome
+		current.history.suspect = outcome == v1alpha1.ProbeUnreachable || outcome == v1alpha1.ProbeHandshakeFailed
+	}
+	return current
+}
+
+// served is the certificate in use, as far as it is known: that of a node that could not be asked is the one it had.
+func served(latest *evidence, known *v1alpha1.NodeCertificates) *v1alpha1.CertificateStatus {
+	if latest != nil && (latest.certificate != nil || latest.serving.Outcome == v1alpha1.ProbeNoCertificate) {
+		return latest.certificate
+	}
+	return certificate(known.Status.Certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake)
+}
+
+// attempt makes one probe. A node that does not answer soon is suspect, and suspects wait for their answer in a share of the
+// workers, so that they delay each other but nobody else. It returns false when there was no place for one.
+func (p *prober) attempt(
+	ctx context.Context, target tlsprobe.Target, timeout time.Duration, h *history,
+) (tlsprobe.Result, bool) {
+	if !h.suspect {
+		result := p.probe(ctx, target, min(timeout, patience))
+		if !result.TimedOut || timeout <= patience {
+			return result, true
+		}
+		h.suspect = true
+	}
+	if !p.slow.tryAcquire() {
+		return tlsprobe.Result{}, false
+	}
+	defer p.slow.release()
+	return p.probe(ctx, target, timeout), true
+}
+
+// remember keeps what was found and wakes the first controller if that is news.
+func (p *prober) remember(node *corev1.Node, before, now record) {
+	p.records.put(node.Name, now)
+	if !now.evidence.sameFacts(before.evidence) {
+		p.wake(node.Name)
+	}
+}
+
+// due is the result that comes back when the node is due. What is awaited goes first; the rest keeps the order it is due in.
+func (p *prober) due(wait time.Duration, plan schedule) reconcile.Result {
+	priority := handler.LowPriority
+	if plan.awaited != "" {
+		priority = 0
+	}
+	return reconcile.Result{RequeueAfter: wait, Priority: &priority}
+}
+
+// suspectsTurn is the result that comes back when a place for a suspect may be free.
+func (p *prober) suspectsTurn(timeout time.Duration) reconcile.Result {
+	priority := 2 * handler.LowPriority
+	wait := time.Duration((0.5 + p.random()) * float64(timeout) / 2)
+	return reconcile.Result{RequeueAfter: max(wait, noDelay), Priority: &priority}
+}
+
+// slots are places that can be taken without waiting.
+type slots chan struct{}
+
+// newSlots returns so many slots, at least one.
+func newSlots(number int) slots { return make(slots, max(number, 1)) }
+
+func (s slots) tryAcquire() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s slots) release() { <-s }

@@ -1,0 +1,158 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodecertificates
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
+)
+
+// staleRetry is the wait for a cache that is behind what was just written.
+const staleRetry = 250 * time.Millisecond
+
+// reconciler writes NodeCertificates.
+type reconciler struct {
+	client client.Client
+	clock  clock.PassiveClock
+	// requests are the CertificateSigningRequests by signer name.
+	requests map[string]client.Reader
+	records  *records
+}
+
+// Reconcile writes what is known of one node, if it is not written yet.
+func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	node := &corev1.Node{}
+	if err := r.client.Get(ctx, req.NamespacedName, node); err != nil {
+		// Without its Node, the garbage collector takes the NodeCertificates.
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	err := r.reconcile(ctx, node)
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
+		return reconcile.Result{RequeueAfter: staleRetry}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+func (r *reconciler) reconcile(ctx context.Context, node *corev1.Node) error {
+	object, err := r.objectOf(ctx, node)
+	if err != nil || object == nil {
+		return err
+	}
+	f := facts{now: r.clock.Now()}
+	if !ownedByFormer(object, node) {
+		f.previous = object.Status
+	}
+	if known, ok := r.records.get(node.Name, node.UID); ok {
+		f.evidence = known.evidence
+	}
+	if f.requests, err = r.requestsOf(ctx, node.Name); err != nil {
+		return err
+	}
+	status, err := f.status()
+	if err != nil {
+		logf.FromContext(ctx).Info("An issued certificate could not be read, going on without it", "cause", err.Error())
+	}
+	return r.write(ctx, node, object, status)
+}
+
+// objectOf returns the node's NodeCertificates, a copy, and creates it when there is none. It is nil when it is not the time to
+// write one: the Node or the object is on its way out.
+func (r *reconciler) objectOf(ctx context.Context, node *corev1.Node) (*v1alpha1.NodeCertificates, error) {
+	cached := &v1alpha1.NodeCertificates{}
+	err := r.client.Get(ctx, client.ObjectKey{Name: node.Name}, cached)
+	switch {
+	case err == nil && !cached.DeletionTimestamp.IsZero():
+		return nil, nil
+	case err == nil:
+		return cached.DeepCopy(), nil
+	case !apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("reading NodeCertificates %s: %w", node.Name, err)
+	case !node.DeletionTimestamp.IsZero():
+		return nil, nil
+	}
+	created := &v1alpha1.NodeCertificates{ObjectMeta: metav1.ObjectMeta{
+		Name: node.Name, OwnerReferences: []metav1.OwnerReference{ownerReference(node)},
+	}}
+	if err := r.client.Create(ctx, created); err != nil {
+		return nil, fmt.Errorf("creating NodeCertificates %s: %w", node.Name, err)
+	}
+	return created, nil
+}
+
+func (r *reconciler) requestsOf(
+	ctx context.Context, node string,
+) (map[string][]*certificatesv1.CertificateSigningRequest, error) {
+	result := make(map[string][]*certificatesv1.CertificateSigningRequest, len(r.requests))
+	for signer, reader := range r.requests {
+		list := &certificatesv1.CertificateSigningRequestList{}
+		err := reader.List(ctx, list, client.MatchingFields{csr.NodeNameIndex: node}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("listing CertificateSigningRequests to %s of node %s: %w", signer, node, err)
+		}
+		result[signer] = make([]*certificatesv1.CertificateSigningRequest, 0, len(list.Items))
+		for i := range list.Items {
+			result[signer] = append(result[signer], &list.Items[i])
+		}
+	}
+	return result, nil
+}
+
+// write writes what differs. The status comes before the owner: an object that has a new owner, but the facts of the former
+// one, would pass for up to date.
+func (r *reconciler) write(
+	ctx context.Context, node *corev1.Node, object *v1alpha1.NodeCertificates, status v1alpha1.NodeCertificatesStatus,
+) error {
+	if !equality.Semantic.DeepEqual(object.Status, status) {
+		// A copy, because the client decodes the answer into it and the facts are shared.
+		status.DeepCopyInto(&object.Status)
+		if err := r.client.Status().Update(ctx, object); err != nil {
+			return fmt.Errorf("writing the status of NodeCertificates %s: %w", node.Name, err)
+		}
+	}
+	if owners := []metav1.OwnerReference{ownerReference(node)}; !equality.Semantic.DeepEqual(object.OwnerReferences, owners) {
+		object.OwnerReferences = owners
+		if err := r.client.Update(ctx, object); err != nil {
+			return fmt.Errorf("making Node %s the owner of its NodeCertificates: %w", node.Name, err)
+		}
+	}
+	return nil
+}
+
+// ownerReference makes the garbage collector delete the NodeCertificates with its Node. It blocks nobody's deletion.
+func ownerReference(node *corev1.Node) metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion: corev1.SchemeGroupVersion.String(), Kind: "Node", Name: node.Name, UID: node.UID,
+	}
+}
+
+// ownedByFormer says whether the object describes a Node that had this name before. One without an owner was tampered with:
+// its facts are as good as any, and the owner is put back.
+func ownedByFormer(object *v1alpha1.NodeCertificates, node *corev1.Node) bool {
+	former := false
+	for _, owner := range object.OwnerReferences {
+		if owner.Kind != "Node" || owner.APIVersion != corev1.SchemeGroupVersion.String() {
+			continue
+		}
+		if owner.UID == node.UID {
+			return false
+		}
+		former = true
+	}
+	return former
+}

@@ -1,0 +1,139 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodecertificates
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
+	"github.com/notafter/notafter/hack/cluster"
+	"github.com/notafter/notafter/hack/cluster/kubelet"
+)
+
+const (
+	// soon is how long anything may take on a busy machine. What has to be quick is measured against quick.
+	soon  = 60 * time.Second
+	quick = 10 * time.Second
+	// interval is the shortest that the API allows.
+	interval = 10 * time.Second
+	// concurrency gives suspects two places.
+	concurrency = 8
+)
+
+var (
+	trustBundle = types.NamespacedName{Namespace: "kube-system", Name: "kube-root-ca.crt"}
+	server      *cluster.Cluster
+	c           client.Client
+	approver    *kubelet.Approver
+	join        kubelet.Join
+	scheme      = runtime.NewScheme()
+	stopManager func()
+)
+
+func TestNodeCertificates(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "NodeCertificates")
+}
+
+var _ = BeforeSuite(func(ctx SpecContext) {
+	logf.SetLogger(zap.New(zap.WriteTo(GinkgoWriter), zap.UseDevMode(true)))
+	SetDefaultEventuallyTimeout(soon)
+	SetDefaultEventuallyPollingInterval(100 * time.Millisecond)
+	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
+	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
+
+	server = cluster.StartForTest(GinkgoTB(), cluster.Options{
+		ControllerManager: true, SigningDuration: time.Hour, Log: GinkgoWriter,
+		InstallCRDs:            []string{filepath.Join("..", "..", "config", "crd", "bases")},
+		ControllerManagerFlags: []string{"--kube-api-qps=500", "--kube-api-burst=1000"},
+	})
+	token, err := server.BootstrapToken(ctx, time.Hour)
+	Expect(err).NotTo(HaveOccurred())
+	join = kubelet.Join{API: server.Config(), BootstrapToken: token}
+	// Nobody approves, as in Kubernetes, until a test says so.
+	approver, err = kubelet.StartApprover(ctx, server.Config(), kubelet.Verdict{Decision: kubelet.Ignore})
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(approver.Stop)
+
+	c, err = client.New(server.Config(), client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	policy := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: "all"}}
+	policy.Spec.Nodes.Probe.Interval = &metav1.Duration{Duration: interval}
+	// Longer than the prober is patient with a node it does not suspect.
+	policy.Spec.Nodes.Probe.Timeout = &metav1.Duration{Duration: patience + patience/2}
+	Expect(c.Create(ctx, policy)).To(Succeed())
+
+	startManager()
+	DeferCleanup(func() { stopManager() })
+}, NodeTimeout(15*time.Minute))
+
+// startManager starts the controllers, wired as controllers.Setup does it, and sets stopManager.
+func startManager() {
+	GinkgoHelper()
+	restConfig := server.Config()
+	restConfig.QPS = -1
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
+		Scheme:  scheme,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		// Several managers run in this process, one after the other.
+		Controller: config.Controller{SkipNameValidation: new(true)},
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
+			&corev1.Node{}:               {UnsafeDisableDeepCopy: new(true)},
+			&v1alpha1.NodeCertificates{}: {UnsafeDisableDeepCopy: new(true)},
+			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
+				trustBundle.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", trustBundle.Name)},
+			}},
+		}},
+	})
+	Expect(err).NotTo(HaveOccurred())
+	ctx, cancel := context.WithCancel(context.Background())
+	requests := map[string]cache.Cache{}
+	for _, signer := range []string{servingSigner, clientSigner} {
+		requests[signer], err = cache.New(restConfig, cache.Options{Scheme: scheme, ByObject: map[client.Object]cache.ByObject{
+			&certificatesv1.CertificateSigningRequest{}: {
+				Field: fields.OneTermEqualSelector("spec.signerName", signer), UnsafeDisableDeepCopy: new(true),
+			},
+		}})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(requests[signer].IndexField(ctx, &certificatesv1.CertificateSigningRequest{}, csr.NodeNameIndex,
+			func(o client.Object) []string {
+				return []string{csr.NodeName(o.(*certificatesv1.CertificateSigningRequest))}
+			})).To(Succeed())
+		Expect(mgr.Add(requests[signer])).To(Succeed())
+	}
+	Expect(Add(mgr, Options{
+		Clock: clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency,
+		Trust: trust.New(mgr.GetClient(), trustBundle, "ca.crt"),
+	})).To(Succeed())
+
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	stopManager = func() {
+		cancel()
+		Eventually(done).Should(Receive(BeNil()))
+	}
+}

@@ -1,0 +1,176 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodecertificates
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
+)
+
+const (
+	// spreadPerNode and maxSpread are the time over which probes are spread that are due because of one event.
+	spreadPerNode = 2 * time.Millisecond
+	maxSpread     = 5 * time.Second
+)
+
+// nodeChanged lets through what matters of a Node. Its heartbeats, conditions and images do not: they change all the time.
+func nodeChanged() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok := e.ObjectOld.(*corev1.Node)
+			after, okAfter := e.ObjectNew.(*corev1.Node)
+			if !ok || !okAfter {
+				return false
+			}
+			return before.UID != after.UID ||
+				!maps.Equal(before.Labels, after.Labels) ||
+				!slices.Equal(before.Status.Addresses, after.Status.Addresses) ||
+				before.Status.DaemonEndpoints != after.Status.DaemonEndpoints ||
+				before.Status.NodeInfo.KubeletVersion != after.Status.NodeInfo.KubeletVersion ||
+				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero()
+		},
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// objectChanged lets through everything but the cache's own repetitions.
+func objectChanged() predicate.Predicate {
+	return predicate.ResourceVersionChangedPredicate{}
+}
+
+// signingRequestChanged is objectChanged for CertificateSigningRequests.
+func signingRequestChanged() predicate.TypedPredicate[*certificatesv1.CertificateSigningRequest] {
+	return predicate.TypedResourceVersionChangedPredicate[*certificatesv1.CertificateSigningRequest]{}
+}
+
+// nodeOfSigningRequest is the node that a request belongs to; none when it cannot be attributed.
+func nodeOfSigningRequest(_ context.Context, request *certificatesv1.CertificateSigningRequest) []reconcile.Request {
+	name := csr.NodeName(request)
+	if name == "" {
+		return nil
+	}
+	return []reconcile.Request{requestFor(name)}
+}
+
+// servingCertificateIssued lets through that another serving certificate was issued to a node. Those that were issued before
+// this process started need no event: every node is probed then.
+func servingCertificateIssued() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok := e.ObjectOld.(*v1alpha1.NodeCertificates)
+			after, okAfter := e.ObjectNew.(*v1alpha1.NodeCertificates)
+			if !ok || !okAfter {
+				return false
+			}
+			was, is := issuedServing(&before.Status), issuedServing(&after.Status)
+			return is != nil && (was == nil || was.SHA256 != is.SHA256)
+		},
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+func issuedServing(status *v1alpha1.NodeCertificatesStatus) *v1alpha1.CertificateStatus {
+	return certificate(status.Certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceSigningRequest)
+}
+
+// policyChanged lets through changes of what a policy says. Policies that existed when this process started need no event:
+// every node is looked at then.
+func policyChanged() predicate.Predicate {
+	return predicate.And[client.Object](predicate.GenerationChangedPredicate{}, afterStart())
+}
+
+// trustBundleChanged lets through changes of the trust bundle.
+func trustBundleChanged(configMap types.NamespacedName, key string) predicate.Predicate {
+	named := predicate.NewPredicateFuncs(func(object client.Object) bool {
+		return client.ObjectKeyFromObject(object) == configMap
+	})
+	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok := e.ObjectOld.(*corev1.ConfigMap)
+		after, okAfter := e.ObjectNew.(*corev1.ConfigMap)
+		return ok && okAfter && before.Data[key] != after.Data[key]
+	}}
+	return predicate.And[client.Object](named, changed, afterStart())
+}
+
+// afterStart holds back the objects that existed when the watch began.
+func afterStart() predicate.Predicate {
+	return predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
+}
+
+// everyNode enqueues all nodes, spread over a time that grows with their number, so that thousands of probes that one event
+// makes due do not all start in one moment.
+type everyNode struct {
+	client client.Reader
+	random func() float64
+}
+
+func (n everyNode) handler() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { n.enqueue(ctx, q) },
+		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q queue) { n.enqueue(ctx, q) },
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { n.enqueue(ctx, q) },
+	}
+}
+
+func (n everyNode) enqueue(ctx context.Context, q queue) {
+	nodes := &corev1.NodeList{}
+	if err := n.client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
+		// The nodes are in a cache that is synced, so there is nothing to retry; each is looked at again in its interval.
+		logf.FromContext(ctx).Error(err, "Nodes could not be listed to probe them anew")
+		return
+	}
+	spread := min(time.Duration(len(nodes.Items))*spreadPerNode, maxSpread)
+	for i := range nodes.Items {
+		q.AddAfter(requestFor(nodes.Items[i].Name), time.Duration(n.random()*float64(spread)))
+	}
+}
+
+// queue is the queue of either controller.
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+func requestFor(node string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: node}}
+}
+
+// waker wakes the first controller from the second.
+type waker struct {
+	mu    sync.RWMutex
+	queue queue
+}
+
+// start is a source.Func.
+func (w *waker) start(_ context.Context, q queue) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = q
+	return nil
+}
+
+// wake enqueues a node. A controller that has not started yet needs no waking: it begins with all nodes.
+func (w *waker) wake(node string) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.queue != nil {
+		w.queue.Add(requestFor(node))
+	}
+}
