@@ -1,0 +1,421 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificatepolicy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	nethttp "net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sync/errgroup"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
+)
+
+// promptly is how long a finding may take from its cause to the status, unless another write came less than writeInterval
+// before: then that has to pass first.
+const promptly = time.Second
+
+var _ = Describe("CertificatePolicy", func() {
+	It("reports a finding, its Events and the recovery", func(ctx SpecContext) {
+		node := createNode(ctx, "events", "events-1")
+		now := time.Now()
+		facts := observe(ctx, node, now.Add(-time.Hour), now.Add(99*time.Hour))
+		p := createPolicy(ctx, newPoolPolicy("events"))
+		seen := watchPolicy(p.Name)
+		startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+
+		By("a kubelet that lost its certificate")
+		seen.waitQuiet()
+		servesNothing(facts)
+		Expect(k8s.Status().Update(ctx, facts)).To(Succeed())
+		changed := time.Now()
+		Eventually(func(g Gomega) {
+			at, _ := seen.first(v1alpha1.ReasonServingCertificateMissing)
+			g.Expect(at).NotTo(BeZero())
+			g.Expect(at).To(BeTemporally("<", changed.Add(promptly)))
+		}).Should(Succeed())
+		got := current(ctx, Default, p.Name)
+		Expect(conditions(got)).To(And(
+			HaveKeyWithValue(v1alpha1.ConditionCompliant, "False ServingCertificateMissing"),
+			HaveKeyWithValue(v1alpha1.ConditionReady, "True Evaluated")))
+		Expect(got.Status.Nodes.Violating).To(HaveValue(BeEquivalentTo(1)))
+		Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.CurrentStatus), "a verdict must not hold up a rollout")
+
+		missing := And(
+			HaveField("Type", corev1.EventTypeWarning),
+			HaveField("Reason", v1alpha1.ReasonServingCertificateMissing),
+			HaveField("ReportingController", reporterName))
+		Eventually(func(g Gomega) {
+			g.Expect(eventsAbout(ctx, g, p.UID)).To(ContainElement(And(missing, relatedTo("Node", node))))
+			g.Expect(eventsAbout(ctx, g, node.UID)).To(ContainElement(And(missing, relatedTo("CertificatePolicy", p))))
+		}).Should(Succeed())
+		Expect(kubectl(ctx, "describe", "node", node.Name)).To(MatchRegexp(
+			`Warning +ServingCertificateMissing +\S+ +notafter +CertificatePolicy events: The kubelet`))
+
+		By("the recovery")
+		healthy(facts)
+		Expect(k8s.Status().Update(ctx, facts)).To(Succeed())
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+		By("the recovery's Events")
+		over := And(
+			HaveField("Type", corev1.EventTypeNormal), HaveField("Reason", v1alpha1.ReasonRecovered),
+			HaveField("Note", HavePrefix("ServingCertificateMissing")))
+		Eventually(func(g Gomega) {
+			g.Expect(eventsAbout(ctx, g, p.UID)).To(ContainElement(And(over, relatedTo("Node", node))))
+			g.Expect(eventsAbout(ctx, g, node.UID)).To(ContainElement(over))
+		}).Should(Succeed())
+	})
+
+	It("reports each threshold within a second of the instant", func(ctx SpecContext) {
+		// 20 s of life, of which 80 % are over in about 4 s, 90 % in about 6 s and all in about 8 s.
+		notBefore := time.Now().Truncate(time.Second).Add(-12 * time.Second)
+		node := createNode(ctx, "thresholds", "thresholds-1")
+		observe(ctx, node, notBefore, notBefore.Add(20*time.Second))
+		p := createPolicy(ctx, newPoolPolicy("thresholds"))
+		seen := watchPolicy(p.Name)
+		startController()
+		for reason, after := range map[string]time.Duration{
+			v1alpha1.ReasonRotationDue: 16 * time.Second, v1alpha1.ReasonRotationOverdue: 18 * time.Second,
+			v1alpha1.ReasonExpired: 20 * time.Second,
+		} {
+			Eventually(func() *v1alpha1.Finding {
+				_, finding := seen.first(reason)
+				return finding
+			}).Should(Not(BeNil()), reason)
+			at, _ := seen.first(reason)
+			Expect(at).To(And(
+				BeTemporally(">=", notBefore.Add(after)), BeTemporally("<", notBefore.Add(after+promptly))), reason)
+		}
+		Expect(current(ctx, Default, p.Name).Status.Findings).To(HaveLen(1), "one age at a time")
+	})
+
+	It("shows the verdict in kubectl get", func(ctx SpecContext) {
+		notAfter := time.Now().Add(99 * time.Hour).Truncate(time.Second)
+		observe(ctx, createNode(ctx, "columns", "columns-1"), notAfter.Add(-100*time.Hour), notAfter)
+		expired := time.Now().Add(-time.Hour).Truncate(time.Second)
+		observe(ctx, createNode(ctx, "columns", "columns-2"), expired.Add(-100*time.Hour), expired)
+		p := createPolicy(ctx, newPoolPolicy("columns"))
+		startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False Expired")
+		Expect(kubectl(ctx, "get", "certificatepolicies", p.Name)).To(MatchRegexp(
+			`(?m)^NAME +READY +COMPLIANT +NODES +VIOLATING +NEXT-EXPIRY +AGE\n` +
+				`columns +True +False +2 +1 +` + notAfter.UTC().Format(time.RFC3339) + ` +\S+$`))
+		Expect(kubectl(ctx, "get", "certpolicy", p.Name, "-o", "wide")).To(MatchRegexp(
+			`(?m)REASON +UNKNOWN +CERTIFICATES +DUE +OVERDUE +EXPIRED +AGE\n.* Expired +0 +2 +0 +0 +1 +\S+$`))
+	})
+
+	It("writes nothing and sends no Event while nothing changes, nor after a restart", func(ctx SpecContext) {
+		node := createNode(ctx, "idle", "idle-1")
+		now := time.Now()
+		facts := observe(ctx, node, now.Add(-time.Hour), now.Add(99*time.Hour))
+		servesNothing(facts)
+		Expect(k8s.Status().Update(ctx, facts)).To(Succeed())
+		p := createPolicy(ctx, newPoolPolicy("idle"))
+		first := startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False ServingCertificateMissing")
+		var announced int
+		Eventually(func(g Gomega) {
+			announced = len(eventsAbout(ctx, g, p.UID))
+			g.Expect(announced).To(BeNumerically(">", 0))
+			g.Expect(eventsAbout(ctx, g, node.UID)).To(HaveLen(announced))
+		}).Should(Succeed())
+
+		before := writes(ctx)
+		unchanged := func(g Gomega) {
+			// A heartbeat, as kubelets send them.
+			heartbeat := client.MergeFrom(node.DeepCopy())
+			node.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+			g.Expect(k8s.Status().Patch(ctx, node, heartbeat)).To(Succeed())
+			g.Expect(writes(ctx)).To(Equal(before))
+		}
+		Consistently(unchanged).WithTimeout(5 * time.Second).WithPolling(500 * time.Millisecond).Should(Succeed())
+
+		first.stop()
+		second := startController()
+		Eventually(func() int {
+			return testutil.CollectAndCount(metrics.New(k8s, nil, second.verdicts), "notafter_findings")
+		}).Should(BeNumerically(">", 0))
+		Consistently(unchanged).WithTimeout(2 * time.Second).WithPolling(500 * time.Millisecond).Should(Succeed())
+		Expect(eventsAbout(ctx, Default, p.UID)).To(HaveLen(announced))
+	})
+
+	It("keeps two policies apart, and drops a deleted one's series", func(ctx SpecContext) {
+		now := time.Now()
+		badFacts := observe(ctx, createNode(ctx, "bad", "bad-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
+		observe(ctx, createNode(ctx, "good", "good-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
+		bad, good := createPolicy(ctx, newPoolPolicy("bad")), createPolicy(ctx, newPoolPolicy("good"))
+		run := startController()
+		eventuallyCondition(ctx, bad.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+		eventuallyCondition(ctx, good.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+		untouched := current(ctx, Default, good.Name).ResourceVersion
+
+		servesNothing(badFacts)
+		Expect(k8s.Status().Update(ctx, badFacts)).To(Succeed())
+		eventuallyCondition(ctx, bad.Name, v1alpha1.ConditionCompliant, "False ServingCertificateMissing")
+		Expect(current(ctx, Default, good.Name).ResourceVersion).To(Equal(untouched))
+
+		series := func() int {
+			return testutil.CollectAndCount(metrics.New(k8s, nil, run.verdicts), "notafter_policy_condition")
+		}
+		both := series()
+		Expect(k8s.Delete(ctx, bad)).To(Succeed())
+		Eventually(series).Should(Equal(both / 2))
+	})
+
+	It("judges signing requests that belong to no Node", func(ctx SpecContext) {
+		p := newPoolPolicy("orphans")
+		p.Spec.Nodes.SigningRequests.PendingTimeout = &metav1.Duration{Duration: time.Second}
+		createPolicy(ctx, p)
+		startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "Unknown NoNodesSelected")
+
+		config, err := kubernetes.UserConfig("system:node:orphans-1", "system:nodes")
+		Expect(err).NotTo(HaveOccurred())
+		kubelet, err := client.New(config, client.Options{Scheme: scheme})
+		Expect(err).NotTo(HaveOccurred())
+		request := &certificatesv1.CertificateSigningRequest{
+			ObjectMeta: metav1.ObjectMeta{Name: "orphans-request"},
+			Spec: certificatesv1.CertificateSigningRequestSpec{
+				SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, Request: pkitest.Request(pkitest.Node("orphans-1")),
+				Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
+			},
+		}
+		Expect(kubelet.Create(ctx, request)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) error { return k8s.Delete(ctx, request) })
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False SigningRequestPending")
+		Expect(findingOf(current(ctx, Default, p.Name), v1alpha1.ReasonSigningRequestPending).Subject).To(Equal(
+			v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: request.Name}))
+		Eventually(func(g Gomega) {
+			g.Expect(eventsAbout(ctx, g, p.UID)).To(ContainElement(And(
+				HaveField("Reason", v1alpha1.ReasonSigningRequestPending), relatedTo("CertificateSigningRequest", request))))
+		}).Should(Succeed())
+
+		By("its Node appearing, in a pool that the policy does not select")
+		createNode(ctx, "other", "orphans-1")
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "Unknown NoNodesSelected")
+	})
+
+	It("takes no facts about a Node's predecessor of the same name", func(ctx SpecContext) {
+		node := createNode(ctx, "recreated", "recreated-1")
+		now := time.Now()
+		observe(ctx, node, now.Add(-100*time.Hour), now.Add(-time.Hour))
+		p := createPolicy(ctx, newPoolPolicy("recreated"))
+		startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False Expired")
+		Expect(k8s.Delete(ctx, node)).To(Succeed())
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "Unknown NoNodesSelected")
+		createNode(ctx, "recreated", "recreated-1")
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "Unknown NotObserved")
+	})
+
+	Describe("to kstatus", func() {
+		It("is InProgress until it is seen, and while the Cluster CA cannot be read", func(ctx SpecContext) {
+			now := time.Now()
+			observe(ctx, createNode(ctx, "kstatus", "kstatus-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
+			p := createPolicy(ctx, newPoolPolicy("kstatus"))
+			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.InProgressStatus))
+			startController()
+			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
+			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.CurrentStatus))
+
+			var bundle corev1.ConfigMap
+			Expect(k8s.Get(ctx, rootCA, &bundle)).To(Succeed())
+			Expect(k8s.Delete(ctx, &bundle)).To(Succeed())
+			restore := func(ctx context.Context) error {
+				return client.IgnoreAlreadyExists(k8s.Create(ctx, &corev1.ConfigMap{
+					ObjectMeta: metav1.ObjectMeta{Namespace: rootCA.Namespace, Name: rootCA.Name}, Data: bundle.Data,
+				}))
+			}
+			DeferCleanup(func(ctx SpecContext) error { return restore(ctx) })
+			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "False TrustBundleUnavailable")
+			got := current(ctx, Default, p.Name)
+			Expect(conditions(got)).To(And(
+				HaveKeyWithValue(v1alpha1.ConditionReconciling, "True TrustBundleUnavailable"),
+				HaveKeyWithValue(v1alpha1.ConditionCertificatesCurrent, "True AsExpected")))
+			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.InProgressStatus))
+
+			Expect(restore(ctx)).To(Succeed())
+			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
+			Expect(conditions(current(ctx, Default, p.Name))).NotTo(HaveKey(v1alpha1.ConditionReconciling))
+			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.CurrentStatus))
+		})
+
+		It("is Failed when its spec, stored before a rule existed, cannot be evaluated", func(ctx SpecContext) {
+			restore := withoutSelectorRules(ctx)
+			p := newPoolPolicy("stalled")
+			p.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{"not a label key": "x"}
+			Eventually(func() error { return k8s.Create(ctx, p) }).Should(Succeed())
+			DeferCleanup(func(ctx SpecContext) error { return k8s.Delete(ctx, p) })
+			restore(ctx)
+			startController()
+			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionStalled, "True InvalidSpec")
+			got := current(ctx, Default, p.Name)
+			Expect(conditions(got)).To(And(
+				HaveKeyWithValue(v1alpha1.ConditionReady, "False InvalidSpec"),
+				HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown NotEvaluated")))
+			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.FailedStatus))
+			Eventually(func(g Gomega) {
+				g.Expect(eventsAbout(ctx, g, p.UID)).To(ConsistOf(
+					And(HaveField("Reason", v1alpha1.ReasonInvalidSpec), HaveField("Note", ContainSubstring("spec.nodes.selector")))))
+			}).Should(Succeed())
+
+			got.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{poolLabel: "stalled"}
+			Expect(k8s.Update(ctx, got)).To(Succeed())
+			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
+			Expect(conditions(current(ctx, Default, p.Name))).NotTo(HaveKey(v1alpha1.ConditionStalled))
+		})
+	})
+
+	It("coalesces a burst of a thousand nodes", func(ctx SpecContext) {
+		const nodes = 1000
+		now := time.Now()
+		all := make([]*v1alpha1.NodeCertificates, nodes)
+		DeferCleanup(deletePool, "burst")
+		inParallel(nodes, func(i int) {
+			node := newNode("burst", fmt.Sprintf("burst-%04d", i))
+			Expect(k8s.Create(ctx, node)).To(Succeed())
+			all[i] = observe(ctx, node, now.Add(-time.Hour), now.Add(99*time.Hour))
+		})
+		p := createPolicy(ctx, newPoolPolicy("burst"))
+		startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+
+		seen := watchPolicy(p.Name)
+		began := time.Now()
+		inParallel(nodes, func(i int) {
+			servesNothing(all[i])
+			Expect(k8s.Status().Update(ctx, all[i])).To(Succeed())
+		})
+		ended := time.Now()
+		Eventually(func(g Gomega) {
+			got := seen.list()
+			g.Expect(got).NotTo(BeEmpty())
+			last := got[len(got)-1]
+			g.Expect(last.policy.Status.Nodes.Violating).To(HaveValue(BeEquivalentTo(nodes)))
+			g.Expect(last.at).To(BeTemporally("<", ended.Add(writeInterval+promptly)))
+		}).Should(Succeed())
+		versions := seen.list()
+		elapsed := versions[len(versions)-1].at.Sub(began)
+		GinkgoWriter.Printf("%d changes in %s: %d status writes\n", nodes, ended.Sub(began), len(versions))
+		Expect(len(versions)).To(BeNumerically("<=", int(elapsed/writeInterval)+1))
+		last := versions[len(versions)-1].policy.Status
+		Expect(last.Findings).To(HaveLen(maxFindings))
+
+		By("a bounded number of Events, and one that sums up the rest")
+		var about []eventsv1.Event
+		summary := func(e eventsv1.Event) bool { return e.Reason == v1alpha1.ReasonFindingsSuppressed }
+		Eventually(func(g Gomega) {
+			about = eventsAbout(ctx, g, p.UID)
+			g.Expect(about).To(ContainElement(Satisfy(summary)))
+		}).WithTimeout(3 * summaryDelay).WithPolling(500 * time.Millisecond).Should(Succeed())
+		var single, suppressed int
+		for _, e := range about {
+			if summary(e) {
+				match := regexp.MustCompile(`(\d+) findings raised`).FindStringSubmatch(e.Note)
+				Expect(match).NotTo(BeNil(), e.Note)
+				n, err := strconv.Atoi(match[1])
+				Expect(err).NotTo(HaveOccurred())
+				suppressed += n
+			} else {
+				single++
+			}
+		}
+		Expect(len(about) - single).To(Equal(1))
+		Expect(single).To(And(BeNumerically(">=", eventBurst/2), BeNumerically("<", eventBurst)))
+		Expect(single+suppressed).To(Equal(len(last.Findings)+int(last.OmittedFindings)), "every finding is announced or counted")
+	}, NodeTimeout(5*time.Minute))
+})
+
+// relatedTo matches an Event with the object as related one.
+func relatedTo(kind string, o client.Object) types.GomegaMatcher {
+	return HaveField("Related", HaveValue(And(
+		HaveField("Kind", kind), HaveField("Name", o.GetName()), HaveField("UID", o.GetUID()))))
+}
+
+// inParallel does the work n times, several at once.
+func inParallel(n int, work func(i int)) {
+	GinkgoHelper()
+	var group errgroup.Group
+	group.SetLimit(16)
+	for i := range n {
+		group.Go(func() error {
+			defer GinkgoRecover()
+			work(i)
+			return nil
+		})
+	}
+	Expect(group.Wait()).To(Succeed())
+}
+
+// writes counts, by the API server's own metrics, the requests so far that wrote one of our objects or an Event.
+func writes(ctx context.Context) float64 {
+	GinkgoHelper()
+	http, err := rest.HTTPClientFor(restConfig)
+	Expect(err).NotTo(HaveOccurred())
+	request, err := nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, restConfig.Host+"/metrics", nil)
+	Expect(err).NotTo(HaveOccurred())
+	response, err := http.Do(request)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(response.StatusCode).To(Equal(nethttp.StatusOK), string(text))
+	var total float64
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "apiserver_request_total{") ||
+			!regexp.MustCompile(`resource="(certificatepolicies|nodecertificates|events)"`).MatchString(line) ||
+			!regexp.MustCompile(`verb="(POST|PUT|PATCH|APPLY|DELETE)"`).MatchString(line) {
+			continue
+		}
+		value, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, " "):]), 64)
+		Expect(err).NotTo(HaveOccurred())
+		total += value
+	}
+	return total
+}
+
+// withoutSelectorRules makes the API server accept any label selector, as if no rule existed yet, and returns how to get
+// the rules back.
+func withoutSelectorRules(ctx context.Context) (restore func(context.Context)) {
+	GinkgoHelper()
+	key := client.ObjectKey{Name: "certificatepolicies.notafter.dev"}
+	var crd apiextensionsv1.CustomResourceDefinition
+	Expect(k8s.Get(ctx, key, &crd)).To(Succeed())
+	original := crd.DeepCopy()
+	schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
+	spec := schema.Properties["spec"]
+	nodes := spec.Properties["nodes"]
+	selector := nodes.Properties["selector"]
+	labels := selector.Properties["matchLabels"]
+	labels.XValidations = nil
+	selector.Properties["matchLabels"] = labels
+	Expect(k8s.Update(ctx, &crd)).To(Succeed())
+	return func(ctx context.Context) {
+		GinkgoHelper()
+		Expect(k8s.Get(ctx, key, &crd)).To(Succeed())
+		crd.Spec = original.Spec
+		Expect(k8s.Update(ctx, &crd)).To(Succeed())
+	}
+}

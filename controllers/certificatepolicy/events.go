@@ -1,0 +1,290 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificatepolicy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"golang.org/x/time/rate"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+const (
+	// eventBurst and eventInterval are the Event budget of a policy: so many at once, and one more per interval. The
+	// recorder drops what does not fit in its queue of 1,000, without a word; several policies' bursts stay below that.
+	eventBurst    = 100
+	eventInterval = 6 * time.Second
+	// summaryDelay is how long transitions without an Event of their own are collected into one that sums them up.
+	summaryDelay = 10 * time.Second
+	// maxNote is the API server's limit for the note of an Event, in bytes.
+	maxNote = 1024
+)
+
+// The actions of Events. The recorder makes one series of Events that agree in all but the note, and drops the later
+// notes; so the action also tells apart what one evaluation can say of the same objects for the same reason.
+const (
+	actionJudge    = "Judge"
+	actionClear    = "Clear"
+	actionEvaluate = "Evaluate"
+	actionSumUp    = "SumUp"
+)
+
+// findingKey is what makes a finding the same one in two evaluations.
+type findingKey struct {
+	reason      string
+	subject     v1alpha1.Subject
+	certificate v1alpha1.CertificatePurpose
+}
+
+func keyOf(f *v1alpha1.Finding) findingKey {
+	return findingKey{reason: f.Reason, subject: f.Subject, certificate: f.Certificate}
+}
+
+func (k findingKey) compare(other findingKey) int {
+	return cmp.Or(
+		cmp.Compare(k.reason, other.reason), cmp.Compare(k.subject.Kind, other.subject.Kind),
+		cmp.Compare(k.subject.Name, other.subject.Name), cmp.Compare(k.certificate, other.certificate),
+	)
+}
+
+// memory is what the controller remembers about one policy between two evaluations.
+type memory struct {
+	uid types.UID
+	// notBefore is when the policy may be evaluated again.
+	notBefore time.Time
+	// announced are the findings of the last verdict, and stalled whether there was none.
+	announced map[findingKey]v1alpha1.Severity
+	stalled   bool
+	// unlisted is set when announced was read from a status without room for all findings: until the next evaluation,
+	// findings that it does not list count as announced. So a restart may hide the Event of a finding that is new, where
+	// it would otherwise repeat the Events of hundreds that are not.
+	unlisted   bool
+	budget     *rate.Limiter
+	suppressed suppression
+}
+
+// newMemory remembers what the policy's status says was found by an earlier run of the controller.
+func newMemory(p *v1alpha1.CertificatePolicy) *memory {
+	m := &memory{
+		uid: p.UID, announced: map[findingKey]v1alpha1.Severity{}, unlisted: p.Status.OmittedFindings > 0,
+		budget: rate.NewLimiter(rate.Every(eventInterval), eventBurst),
+	}
+	for i := range p.Status.Findings {
+		if finding := &p.Status.Findings[i]; finding.Reason != v1alpha1.ReasonNotObserved {
+			m.announced[keyOf(finding)] = finding.Severity
+		}
+	}
+	for i := range p.Status.Conditions {
+		m.stalled = m.stalled || p.Status.Conditions[i].Type == v1alpha1.ConditionStalled
+	}
+	return m
+}
+
+// transition is a finding that was raised, or that is no more.
+type transition struct {
+	findingKey
+	eventType, eventReason, action string
+	// note is that of the Event about the policy, nodeNote that of the Event about the Node.
+	note, nodeNote string
+}
+
+func raised(policyName string, f *v1alpha1.Finding) transition {
+	eventType := corev1.EventTypeWarning
+	if f.Severity == v1alpha1.SeverityInfo {
+		eventType = corev1.EventTypeNormal
+	}
+	return transition{
+		findingKey: keyOf(f), eventType: eventType, eventReason: f.Reason, action: actionJudge + string(f.Certificate),
+		note:     fmt.Sprintf("%s %s: %s", f.Subject.Kind, f.Subject.Name, f.Message),
+		nodeNote: fmt.Sprintf("CertificatePolicy %s: %s", policyName, f.Message),
+	}
+}
+
+func recovered(policyName string, key findingKey, judged bool) transition {
+	t := transition{
+		findingKey: key, eventType: corev1.EventTypeNormal, eventReason: v1alpha1.ReasonRecovered,
+		action: actionClear + key.reason + string(key.certificate),
+	}
+	what := key.reason
+	if key.certificate != "" {
+		what += " (" + string(key.certificate) + ")"
+	}
+	if judged {
+		t.note = fmt.Sprintf("%s of %s %s is over.", what, key.subject.Kind, key.subject.Name)
+		t.nodeNote = fmt.Sprintf("%s is over, says CertificatePolicy %s.", what, policyName)
+	} else {
+		t.note = fmt.Sprintf("%s of %s %s is no longer judged: it is gone, or the policy does not select it.",
+			what, key.subject.Kind, key.subject.Name)
+	}
+	return t
+}
+
+// transitions compares the findings with those announced before, which they replace. A finding whose place is taken
+// by one at least as bad, as RotationOverdue's is by Expired, is not over: the Event of the new one says what became of it.
+func (m *memory) transitions(p *v1alpha1.CertificatePolicy, e *evidence, findings []v1alpha1.Finding) []transition {
+	type place struct {
+		subject     v1alpha1.Subject
+		certificate v1alpha1.CertificatePurpose
+	}
+	var changes []transition
+	current := make(map[findingKey]v1alpha1.Severity, len(findings))
+	worst := map[place]int{}
+	for i := range findings {
+		finding, key := &findings[i], keyOf(&findings[i])
+		_, repeated := current[key]
+		_, announced := m.announced[key]
+		// Every new node is NotObserved for a moment: that is for the status to show, and would use up the budget when a
+		// cluster is first looked at.
+		if repeated || finding.Reason == v1alpha1.ReasonNotObserved {
+			continue
+		}
+		current[key] = finding.Severity
+		if announced || m.unlisted {
+			continue
+		}
+		changes = append(changes, raised(p.Name, finding))
+		at := place{key.subject, key.certificate}
+		worst[at] = max(worst[at], badness[finding.Severity])
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(m.announced), findingKey.compare) {
+		if _, still := current[key]; still || worst[place{key.subject, key.certificate}] >= badness[m.announced[key]] {
+			continue
+		}
+		_, selected := e.selected[key.subject.Name]
+		changes = append(changes, recovered(p.Name, key, selected || key.subject.Kind != v1alpha1.SubjectNode))
+	}
+	m.announced, m.unlisted = current, false
+	return changes
+}
+
+// badness orders severities. 0 is no finding.
+var badness = map[v1alpha1.Severity]int{v1alpha1.SeverityInfo: 1, v1alpha1.SeverityUnknown: 2, v1alpha1.SeverityViolation: 3}
+
+// announce sends the Events of what changed since the last evaluation. It comes after the status write, so that what Events
+// say can be read in the status.
+func (r *reconciler) announce(
+	p *v1alpha1.CertificatePolicy, m *memory, e *evidence, findings []v1alpha1.Finding,
+) {
+	switch stalled := e.invalid != nil; {
+	case stalled && !m.stalled:
+		m.stalled = true
+		r.recorder.Eventf(p, nil, corev1.EventTypeWarning, v1alpha1.ReasonInvalidSpec, actionEvaluate,
+			"%s", clip(e.invalid.Error()))
+	case !stalled && m.stalled:
+		m.stalled = false
+		r.recorder.Eventf(p, nil, corev1.EventTypeNormal, v1alpha1.ReasonEvaluated, actionEvaluate,
+			"The policy can be evaluated again.")
+	}
+	// A spec that cannot be evaluated neither raises nor clears anything.
+	if e.invalid == nil {
+		for _, change := range m.transitions(p, e, findings) {
+			r.announceOne(p, m, e, &change)
+		}
+	}
+	if due := m.suppressed.due(); !due.IsZero() && !e.now.Before(due) {
+		r.recorder.Eventf(p, nil, m.suppressed.eventType(), v1alpha1.ReasonFindingsSuppressed, actionSumUp,
+			"%s", clip(m.suppressed.note()))
+		m.suppressed = suppression{}
+	}
+}
+
+// announceOne sends the Event about the policy and, where a Node is the subject, the Event about the Node, which
+// `kubectl describe node` shows; or neither, when the budget is used up.
+func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *evidence, t *transition) {
+	related, node := e.object(t.subject)
+	n := 1
+	if node != nil {
+		n = 2
+	}
+	if !m.budget.AllowN(e.now, n) {
+		m.suppressed.add(e.now, t)
+		return
+	}
+	r.recorder.Eventf(p, related, t.eventType, t.eventReason, t.action, "%s", clip(t.note))
+	if node != nil {
+		r.recorder.Eventf(node, p, t.eventType, t.eventReason, t.action, "%s", clip(t.nodeNote))
+	}
+}
+
+// suppression counts the transitions for which the budget had no Event, by the finding's reason.
+type suppression struct {
+	since             time.Time
+	raised, recovered map[string]int
+	warning           bool
+}
+
+func (s *suppression) add(now time.Time, t *transition) {
+	if s.since.IsZero() {
+		*s = suppression{since: now, raised: map[string]int{}, recovered: map[string]int{}}
+	}
+	if t.eventReason == v1alpha1.ReasonRecovered {
+		s.recovered[t.reason]++
+		return
+	}
+	s.raised[t.reason]++
+	s.warning = s.warning || t.eventType == corev1.EventTypeWarning
+}
+
+// due is when the summary is to be sent; zero when there is nothing to sum up.
+func (s *suppression) due() time.Time {
+	if s.since.IsZero() {
+		return time.Time{}
+	}
+	return s.since.Add(summaryDelay)
+}
+
+func (s *suppression) eventType() string {
+	if s.warning {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
+}
+
+func (s *suppression) note() string {
+	var parts []string
+	for _, part := range []struct {
+		what   string
+		counts map[string]int
+	}{{"raised", s.raised}, {"over", s.recovered}} {
+		total, reasons := 0, []string(nil)
+		for _, reason := range slices.Sorted(maps.Keys(part.counts)) {
+			total += part.counts[reason]
+			reasons = append(reasons, fmt.Sprintf("%d %s", part.counts[reason], reason))
+		}
+		if total > 0 {
+			parts = append(parts, fmt.Sprintf("%d findings %s (%s)", total, part.what, strings.Join(reasons, ", ")))
+		}
+	}
+	return "Without an Event of their own, because too many changed at once: " + strings.Join(parts, "; ") +
+		". See the policy's status, and the metric notafter_findings."
+}
+
+// clip cuts a note to what an Event has room for.
+func clip(note string) string {
+	const ellipsis = "…"
+	if len(note) <= maxNote {
+		return note
+	}
+	end := maxNote - len(ellipsis)
+	for !utf8.RuneStart(note[end]) {
+		end--
+	}
+	return note[:end] + ellipsis
+}
+
+// namespacedName splits the name of a subject that has a namespace.
+func namespacedName(name string) types.NamespacedName {
+	namespace, name, _ := strings.Cut(name, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}

@@ -1,0 +1,271 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificatepolicy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+var start = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
+
+// recorder writes Events down.
+type recorder struct{ events []string }
+
+func (r *recorder) Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any) {
+	r.events = append(r.events, fmt.Sprintf("%s<-%s %s %s %s: %s",
+		name(regarding), name(related), eventtype, reason, action, fmt.Sprintf(note, args...)))
+}
+
+func name(o runtime.Object) string {
+	if o == nil {
+		return ""
+	}
+	if ref, ok := o.(*corev1.ObjectReference); ok {
+		return strings.TrimPrefix(ref.Namespace+"/"+ref.Name, "/")
+	}
+	accessor, err := meta.Accessor(o)
+	if err != nil {
+		return err.Error()
+	}
+	return accessor.GetName()
+}
+
+func (r *recorder) take() []string {
+	events := r.events
+	r.events = nil
+	return events
+}
+
+func onNode(reason, node string, purpose v1alpha1.CertificatePurpose) v1alpha1.Finding {
+	return v1alpha1.Finding{
+		Reason: reason, Severity: v1alpha1.SeverityViolation, Certificate: purpose, Message: "Why.",
+		Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: node},
+	}
+}
+
+// evidenceAt is that of an evaluation so long after the start, of the nodes.
+func evidenceAt(after time.Duration, nodes ...string) *evidence {
+	e := &evidence{now: start.Add(after), selected: map[string]*corev1.Node{}}
+	for _, node := range nodes {
+		e.selected[node] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	}
+	return e
+}
+
+func newPolicy(findings ...v1alpha1.Finding) *v1alpha1.CertificatePolicy {
+	return &v1alpha1.CertificatePolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "cluster", UID: "1", Generation: 1},
+		Status:     v1alpha1.CertificatePolicyStatus{Findings: findings},
+	}
+}
+
+func expectEvents(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Events (-want +got):\n%s", diff)
+	}
+}
+
+func TestEventsOnTransitionsOnly(t *testing.T) {
+	events := &recorder{}
+	r, p := &reconciler{recorder: events}, newPolicy()
+	m := newMemory(p)
+	pending := onNode(v1alpha1.ReasonSigningRequestPending, "a", v1alpha1.PurposeKubeletServing)
+	due := onNode(v1alpha1.ReasonRotationDue, "a", v1alpha1.PurposeKubeletClient)
+	due.Severity = v1alpha1.SeverityInfo
+
+	r.announce(p, m, evidenceAt(0, "a"), []v1alpha1.Finding{pending, due})
+	expectEvents(t, events.take(),
+		"cluster<-a Warning SigningRequestPending JudgeKubeletServing: Node a: Why.",
+		"a<-cluster Warning SigningRequestPending JudgeKubeletServing: CertificatePolicy cluster: Why.",
+		"cluster<-a Normal RotationDue JudgeKubeletClient: Node a: Why.",
+		"a<-cluster Normal RotationDue JudgeKubeletClient: CertificatePolicy cluster: Why.")
+
+	pending.Message = "Another why."
+	r.announce(p, m, evidenceAt(time.Second, "a"), []v1alpha1.Finding{pending, due})
+	expectEvents(t, events.take())
+
+	r.announce(p, m, evidenceAt(2*time.Second, "a"), []v1alpha1.Finding{due})
+	expectEvents(t, events.take(),
+		"cluster<-a Normal Recovered ClearSigningRequestPendingKubeletServing: SigningRequestPending (KubeletServing) of Node a is over.",
+		"a<-cluster Normal Recovered ClearSigningRequestPendingKubeletServing: "+
+			"SigningRequestPending (KubeletServing) is over, says CertificatePolicy cluster.")
+
+	// The node is gone: there is no Node to say it of, and nothing got better.
+	r.announce(p, m, evidenceAt(3*time.Second), nil)
+	expectEvents(t, events.take(),
+		"cluster<-a Normal Recovered ClearRotationDueKubeletClient: "+
+			"RotationDue (KubeletClient) of Node a is no longer judged: it is gone, or the policy does not select it.")
+}
+
+func TestWorseIsNotRecovered(t *testing.T) {
+	overdue := onNode(v1alpha1.ReasonRotationOverdue, "a", v1alpha1.PurposeKubeletServing)
+	expired := onNode(v1alpha1.ReasonExpired, "a", v1alpha1.PurposeKubeletServing)
+	due := onNode(v1alpha1.ReasonRotationDue, "a", v1alpha1.PurposeKubeletServing)
+	due.Severity = v1alpha1.SeverityInfo
+	otherCertificate := onNode(v1alpha1.ReasonExpired, "a", v1alpha1.PurposeKubeletClient)
+	for name, test := range map[string]struct {
+		before, after v1alpha1.Finding
+		recovers      bool
+	}{
+		"as bad": {overdue, expired, false}, "worse": {due, overdue, false}, "better": {expired, due, true},
+		"another certificate": {overdue, otherCertificate, true},
+	} {
+		events := &recorder{}
+		r, p := &reconciler{recorder: events}, newPolicy(test.before)
+		r.announce(p, newMemory(p), evidenceAt(0, "a"), []v1alpha1.Finding{test.after})
+		got := strings.Join(events.take(), "\n")
+		if !strings.Contains(got, test.after.Reason+" Judge") {
+			t.Errorf("%s: %s is not raised: %s", name, test.after.Reason, got)
+		}
+		if strings.Contains(got, " Recovered ") != test.recovers {
+			t.Errorf("%s: %s after %s, want a recovery: %v; got:\n%s", name, test.after.Reason, test.before.Reason, test.recovers, got)
+		}
+	}
+}
+
+func TestEventsAboutOtherSubjects(t *testing.T) {
+	events := &recorder{}
+	r, p := &reconciler{recorder: events}, newPolicy()
+	r.announce(p, newMemory(p), evidenceAt(0), []v1alpha1.Finding{
+		{Reason: v1alpha1.ReasonTrustBundleUnavailable, Severity: v1alpha1.SeverityUnknown, Message: "Why.",
+			Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: "kube-system/kube-root-ca.crt"}},
+		{Reason: v1alpha1.ReasonSigningRequestDenied, Severity: v1alpha1.SeverityViolation, Message: "Why.",
+			Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: "csr-1"}},
+	})
+	expectEvents(t, events.take(),
+		"cluster<-kube-system/kube-root-ca.crt Warning TrustBundleUnavailable Judge: ConfigMap kube-system/kube-root-ca.crt: Why.",
+		"cluster<-csr-1 Warning SigningRequestDenied Judge: CertificateSigningRequest csr-1: Why.")
+}
+
+// When a cluster is first looked at, every node is NotObserved for a moment.
+func TestNoEventsForNotObserved(t *testing.T) {
+	events := &recorder{}
+	unseen := onNode(v1alpha1.ReasonNotObserved, "a", "")
+	r, p := &reconciler{recorder: events}, newPolicy(unseen)
+	m := newMemory(p)
+	r.announce(p, m, evidenceAt(0, "a"), nil)
+	r.announce(p, m, evidenceAt(time.Second, "a"), []v1alpha1.Finding{unseen})
+	expectEvents(t, events.take())
+}
+
+func TestRestartRepeatsNoEvent(t *testing.T) {
+	listed, other := onNode(v1alpha1.ReasonExpired, "a", ""), onNode(v1alpha1.ReasonExpired, "b", "")
+	events := &recorder{}
+	r, p := &reconciler{recorder: events}, newPolicy(listed)
+	m := newMemory(p)
+	r.announce(p, m, evidenceAt(0, "a", "b"), []v1alpha1.Finding{listed, other})
+	expectEvents(t, events.take(),
+		"cluster<-b Warning Expired Judge: Node b: Why.", "b<-cluster Warning Expired Judge: CertificatePolicy cluster: Why.")
+
+	// b may be one of those for which the status had no room.
+	p.Status.OmittedFindings = 1
+	m = newMemory(p)
+	r.announce(p, m, evidenceAt(time.Second, "a", "b"), []v1alpha1.Finding{listed, other})
+	expectEvents(t, events.take())
+	r.announce(p, m, evidenceAt(2*time.Second, "a", "b"), []v1alpha1.Finding{listed})
+	if got := events.take(); len(got) != 2 || !strings.HasPrefix(got[0], "cluster<-b Normal Recovered ") {
+		t.Errorf("the recovery of a finding that the status had no room for gave %q", got)
+	}
+}
+
+func TestInvalidSpecRaisesAndClearsNothing(t *testing.T) {
+	events := &recorder{}
+	expired := onNode(v1alpha1.ReasonExpired, "a", "")
+	r, p := &reconciler{recorder: events}, newPolicy()
+	m := newMemory(p)
+	r.announce(p, m, evidenceAt(0, "a"), []v1alpha1.Finding{expired})
+	events.take()
+	bad := &evidence{now: start, invalid: errors.New("spec.nodes.selector: no")}
+	r.announce(p, m, bad, nil)
+	r.announce(p, m, bad, nil)
+	expectEvents(t, events.take(), "cluster<- Warning InvalidSpec Evaluate: spec.nodes.selector: no")
+	r.announce(p, m, evidenceAt(time.Second, "a"), []v1alpha1.Finding{expired})
+	expectEvents(t, events.take(), "cluster<- Normal Evaluated Evaluate: The policy can be evaluated again.")
+}
+
+func TestBurstIsSummedUp(t *testing.T) {
+	events := &recorder{}
+	r, p := &reconciler{recorder: events}, newPolicy()
+	m := newMemory(p)
+	var nodes []string
+	var findings []v1alpha1.Finding
+	for i := range 1000 {
+		nodes = append(nodes, fmt.Sprintf("node-%04d", i))
+		findings = append(findings, onNode(v1alpha1.ReasonExpired, nodes[i], ""))
+	}
+	r.announce(p, m, evidenceAt(0, nodes...), findings[:600])
+	r.announce(p, m, evidenceAt(time.Second, nodes...), findings)
+	if got := events.take(); len(got) != eventBurst {
+		t.Fatalf("%d Events, want the budget of %d", len(got), eventBurst)
+	}
+	if due, want := m.suppressed.due(), start.Add(summaryDelay); !due.Equal(want) {
+		t.Errorf("summary due at %s, want %s", due, want)
+	}
+	r.announce(p, m, evidenceAt(summaryDelay, nodes...), findings)
+	expectEvents(t, events.take(), "cluster<- Warning FindingsSuppressed SumUp: Without an Event of their own, because too many "+
+		"changed at once: 950 findings raised (950 Expired). See the policy's status, and the metric notafter_findings.")
+	r.announce(p, m, evidenceAt(2*summaryDelay, nodes...), findings)
+	expectEvents(t, events.take())
+	if due := m.suppressed.due(); !due.IsZero() {
+		t.Errorf("another summary is due at %s", due)
+	}
+
+	// Later the budget has room again, but not for everything: what is over is summed up as such.
+	r.announce(p, m, evidenceAt(time.Hour, nodes...), nil)
+	if got := events.take(); len(got) != eventBurst || !strings.Contains(got[0], " Recovered ") {
+		t.Errorf("%d Events for the recovery, want %d", len(got), eventBurst)
+	}
+	r.announce(p, m, evidenceAt(time.Hour+summaryDelay, nodes...), nil)
+	expectEvents(t, events.take(), "cluster<- Normal FindingsSuppressed SumUp: Without an Event of their own, because too many "+
+		"changed at once: 950 findings over (950 Expired). See the policy's status, and the metric notafter_findings.")
+}
+
+// The recorder merges Events that agree in everything but the note.
+func TestEventsOfOneEvaluationDifferInMoreThanTheNote(t *testing.T) {
+	var transitions []transition
+	for _, purpose := range []v1alpha1.CertificatePurpose{v1alpha1.PurposeKubeletClient, v1alpha1.PurposeKubeletServing} {
+		for _, reason := range []string{v1alpha1.ReasonExpired, v1alpha1.ReasonSigningRequestPending} {
+			finding := onNode(reason, "a", purpose)
+			transitions = append(transitions, raised("cluster", &finding), recovered("cluster", keyOf(&finding), true))
+		}
+	}
+	seen := map[string]bool{}
+	for _, each := range transitions {
+		key := each.eventType + each.eventReason + each.action
+		if seen[key] {
+			t.Errorf("the Event %q would be lost in the series of another", each.note)
+		}
+		seen[key] = true
+		if len(each.action) > 128 {
+			t.Errorf("action %s is longer than the API server takes", each.action)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	for name, note := range map[string]string{
+		"ASCII": strings.Repeat("x", 2000), "multi-byte": strings.Repeat("é", 600), "three bytes": "x" + strings.Repeat("…", 400),
+	} {
+		got := clip(note)
+		if len(got) > maxNote || !strings.HasSuffix(got, "…") || strings.ToValidUTF8(got, "?") != got {
+			t.Errorf("%s: clipped to %d bytes: %q", name, len(got), got[len(got)-8:])
+		}
+	}
+	if got := clip("short"); got != "short" {
+		t.Errorf("short note clipped to %q", got)
+	}
+}

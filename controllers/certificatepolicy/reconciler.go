@@ -1,0 +1,109 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificatepolicy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
+)
+
+const (
+	// writeInterval is the least time between two writes of one policy's status. It bounds what a burst costs the API
+	// server and every watcher, and it is the longest that a finding can be held back.
+	writeInterval = time.Second
+	// evaluationInterval is the least time between two evaluations of one policy, of which the first wrote nothing.
+	evaluationInterval = 100 * time.Millisecond
+	// checkDelay is the least time that an evaluation comes after the instant that is due, so that it never comes early.
+	// Jitter doubles it at most.
+	checkDelay = 50 * time.Millisecond
+)
+
+// reconciler judges one policy at a time.
+type reconciler struct {
+	client   client.Client
+	requests *requestReader
+	trust    trust.Source
+	clock    clock.PassiveClock
+	recorder events.EventRecorder
+	verdicts *metrics.Verdicts
+
+	mu       sync.Mutex
+	memories map[string]*memory
+}
+
+// Reconcile implements reconcile.ObjectReconciler.
+func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
+	m, now := r.remember(p), r.clock.Now()
+	if pause := m.notBefore.Sub(now); pause > 0 {
+		return reconcile.Result{RequeueAfter: pause}, nil
+	}
+	e, err := r.gather(ctx, p, now)
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("gathering the evidence for CertificatePolicy %s: %w", p.Name, err)
+	}
+	verdict := e.judge()
+	pause := evaluationInterval
+	if status := newStatus(p, e, &verdict); !equality.Semantic.DeepEqual(p.Status, status) {
+		p.Status = status
+		if err := r.client.Status().Update(ctx, p); err != nil {
+			// Nothing is lost: what m holds is that of the last status written, so the retry finds the same transitions.
+			return reconcile.Result{}, client.IgnoreNotFound(
+				fmt.Errorf("updating the status of CertificatePolicy %s: %w", p.Name, err))
+		}
+		pause = writeInterval
+	}
+	m.notBefore = r.clock.Now().Add(pause)
+	r.verdicts.Set(p.Name, metrics.Report{
+		Findings: verdict.Findings, Nodes: p.Status.Nodes, Certificates: p.Status.Certificates, Conditions: p.Status.Conditions,
+	})
+	r.announce(p, m, e, verdict.Findings)
+	return reconcile.Result{RequeueAfter: untilDue(now, verdict.NextCheck, m.suppressed.due())}, nil
+}
+
+// untilDue returns the time to the first of the instants, a little more rather than less; zero when there is none.
+func untilDue(now time.Time, instants ...time.Time) time.Duration {
+	var first time.Time
+	for _, instant := range instants {
+		if !instant.IsZero() && (first.IsZero() || instant.Before(first)) {
+			first = instant
+		}
+	}
+	if first.IsZero() {
+		return 0
+	}
+	return max(0, first.Sub(now)) + wait.Jitter(checkDelay, 1)
+}
+
+// remember returns what is remembered about the policy. A policy that was deleted and made anew is another one.
+func (r *reconciler) remember(p *v1alpha1.CertificatePolicy) *memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.memories[p.Name]
+	if m == nil || m.uid != p.UID {
+		m = newMemory(p)
+		r.memories[p.Name] = m
+	}
+	return m
+}
+
+// forget drops everything known about a policy that is gone, its series among it.
+func (r *reconciler) forget(policyName string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.memories, policyName)
+	r.verdicts.Delete(policyName)
+}
