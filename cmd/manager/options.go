@@ -1,0 +1,123 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+)
+
+// options are the command line, parsed and checked.
+type options struct {
+	version bool
+
+	metricsAddress string
+	metricsSecure  bool
+	metricsCertDir string
+	healthAddress  string
+
+	leaderElect             bool
+	leaderElectionNamespace string
+
+	trustConfigMap   types.NamespacedName
+	trustKey         string
+	probeConcurrency int
+
+	kubeAPIQPS   float32
+	kubeAPIBurst int
+
+	logFormat string
+	logLevel  string
+}
+
+const usage = `notafter manager: watches a cluster's Nodes, kubelet signing requests and kubelet serving
+certificates, judges every CertificatePolicy and reports the verdict in its status, as Events and as metrics.
+
+Usage: manager [flags]
+
+`
+
+// parseFlags returns pflag.ErrHelp when only the usage was asked for, which it has then written to out.
+func parseFlags(args []string, out io.Writer) (*options, error) {
+	o := &options{}
+	var trustConfigMap string
+	flags := pflag.NewFlagSet("manager", pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.SetOutput(out)
+	flags.Usage = func() { _, _ = fmt.Fprint(out, usage, flags.FlagUsagesWrapped(100)) }
+
+	flags.BoolVar(&o.leaderElect, "leader-elect", false,
+		"run as one of several replicas, of which only the elected leader acts")
+	flags.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "",
+		"namespace of the leader's Lease; in a cluster it defaults to the pod's own")
+	flags.StringVar(&trustConfigMap, "kubelet-trust-configmap", "kube-system/kube-root-ca.crt",
+		"namespace/name of the ConfigMap with the Cluster CA, which kubelet serving certificates are verified against; "+
+			"the manager's Role must allow reading it")
+	flags.StringVar(&o.trustKey, "kubelet-trust-key", "ca.crt", "key of that ConfigMap that holds the PEM certificates")
+	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024")
+	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests per second to the API server, on average")
+	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server in a burst")
+	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "address to serve metrics on; 0 serves none")
+	flags.BoolVar(&o.metricsSecure, "metrics-secure", true,
+		"serve metrics over TLS, to clients that the API server authenticates and that may get the path /metrics")
+	flags.StringVar(&o.metricsCertDir, "metrics-cert-dir", "",
+		"folder with tls.crt and tls.key for the metrics endpoint; empty makes a self-signed certificate at start")
+	flags.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081",
+		"address to serve /healthz and /readyz on; 0 serves none")
+	flags.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	flags.StringVar(&o.logLevel, "log-level", "info", "debug, info or error")
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
+
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if extra := flags.Args(); len(extra) > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: the manager takes flags only, see --help", extra[0])
+	}
+	return o, o.check(trustConfigMap)
+}
+
+func (o *options) check(trustConfigMap string) error {
+	namespace, name, ok := strings.Cut(trustConfigMap, "/")
+	if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return fmt.Errorf("--kubelet-trust-configmap %q: want namespace/name, like kube-system/kube-root-ca.crt", trustConfigMap)
+	}
+	o.trustConfigMap = types.NamespacedName{Namespace: namespace, Name: name}
+	if problems := validation.IsConfigMapKey(o.trustKey); len(problems) > 0 {
+		return fmt.Errorf("--kubelet-trust-key %q: %s", o.trustKey, problems[0])
+	}
+	if o.probeConcurrency < 1 || o.probeConcurrency > 1024 {
+		return fmt.Errorf("--probe-concurrency %d: want 1 to 1024", o.probeConcurrency)
+	}
+	if o.kubeAPIQPS <= 0 || o.kubeAPIBurst < 1 {
+		return fmt.Errorf("--kube-api-qps %v and --kube-api-burst %d: want more than 0", o.kubeAPIQPS, o.kubeAPIBurst)
+	}
+	if o.logFormat != "json" && o.logFormat != "console" {
+		return fmt.Errorf("--log-format %q: want json or console", o.logFormat)
+	}
+	if _, ok := logLevels[o.logLevel]; !ok {
+		return fmt.Errorf("--log-level %q: want debug, info or error", o.logLevel)
+	}
+	return nil
+}
+
+var logLevels = map[string]zapcore.Level{
+	"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel,
+}
+
+func (o *options) logger(out io.Writer) logr.Logger {
+	encoder := zap.JSONEncoder()
+	if o.logFormat == "console" {
+		encoder = zap.ConsoleEncoder()
+	}
+	return zap.New(zap.WriteTo(out), zap.Level(logLevels[o.logLevel]), encoder)
+}
