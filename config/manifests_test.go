@@ -1,0 +1,337 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config tests the manifests of this folder.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/notafter/notafter/hack/cluster"
+)
+
+const manager = "system:serviceaccount:notafter-system:notafter-controller-manager"
+
+// objects reads the objects of a manifest.
+func objects(t *testing.T, path string) []*unstructured.Unstructured {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096)
+	for {
+		object := map[string]any{}
+		switch err := decoder.Decode(&object); {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
+			t.Fatalf("%s: %v", path, err)
+		case len(object) > 0:
+			all = append(all, &unstructured.Unstructured{Object: object})
+		}
+	}
+}
+
+// convert turns an object into a typed one.
+func convert[T any](t *testing.T, object *unstructured.Unstructured) T {
+	t.Helper()
+	var typed T
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, &typed, true); err != nil {
+		t.Fatalf("%s %s: %v", object.GetKind(), object.GetName(), err)
+	}
+	return typed
+}
+
+// rulesOf returns the rules of every role in the folder, by "file kind namespace/name".
+func rulesOf(t *testing.T) map[string][]rbacv1.PolicyRule {
+	t.Helper()
+	files, err := filepath.Glob("rbac/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := map[string][]rbacv1.PolicyRule{}
+	for _, file := range files {
+		for _, object := range objects(t, file) {
+			if kind := object.GetKind(); kind == "ClusterRole" || kind == "Role" {
+				key := fmt.Sprintf("%s %s %s/%s", file, kind, object.GetNamespace(), object.GetName())
+				rules[key] = convert[rbacv1.ClusterRole](t, object).Rules // a Role has the same rules
+			}
+		}
+	}
+	return rules
+}
+
+// permissions spells rules out, each as "verb resource.group" with the name where one is given.
+func permissions(rules []rbacv1.PolicyRule) []string {
+	var all []string
+	for _, rule := range rules {
+		for _, verb := range rule.Verbs {
+			for _, url := range rule.NonResourceURLs {
+				all = append(all, verb+" "+url)
+			}
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					what := strings.TrimSuffix(resource+"."+group, ".")
+					if len(rule.ResourceNames) == 0 {
+						all = append(all, verb+" "+what)
+					}
+					for _, name := range rule.ResourceNames {
+						all = append(all, verb+" "+what+" "+name)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// The operator is worth little to whoever takes it over. Whoever adds a permission that changes something adds it here.
+func TestPermissionsAreFew(t *testing.T) {
+	writes := map[string][]string{
+		"rbac/role.yaml ClusterRole /manager-role": {
+			// Delete is for setting an owner reference where OwnerReferencesPermissionEnforcement is on.
+			"create nodecertificates.notafter.dev", "delete nodecertificates.notafter.dev", "update nodecertificates.notafter.dev",
+			"update certificatepolicies.notafter.dev/status", "update nodecertificates.notafter.dev/status",
+		},
+		"rbac/role.yaml Role default/manager-role": {"create events.events.k8s.io", "patch events.events.k8s.io"},
+		"rbac/leader_election_role.yaml Role /leader-election": {
+			"create events", "patch events", "create leases.coordination.k8s.io", "update leases.coordination.k8s.io notafter.dev",
+		},
+		"rbac/metrics_auth_role.yaml ClusterRole /metrics-auth": {
+			"create tokenreviews.authentication.k8s.io", "create subjectaccessreviews.authorization.k8s.io",
+		},
+		"rbac/user_roles.yaml ClusterRole /editor": {
+			"create certificatepolicies.notafter.dev", "delete certificatepolicies.notafter.dev",
+			"deletecollection certificatepolicies.notafter.dev", "patch certificatepolicies.notafter.dev",
+			"update certificatepolicies.notafter.dev",
+		},
+	}
+	forbidden := regexp.MustCompile(`\*|secrets|nodes/(proxy|exec|log)|pods|/approval|signers|impersonate|escalate|bind`)
+	roles := rulesOf(t)
+	if len(roles) == 0 {
+		t.Fatal("no roles found")
+	}
+	for role, rules := range roles {
+		allowed := map[string]bool{}
+		for _, permission := range writes[role] {
+			verb, what, _ := strings.Cut(permission, " ")
+			if resource, subresource, found := strings.Cut(what, "/"); found {
+				kind, group, _ := strings.Cut(resource, ".")
+				what = kind + "/" + subresource + "." + group
+			}
+			allowed[verb+" "+what] = true
+		}
+		for _, permission := range permissions(rules) {
+			verb, _, _ := strings.Cut(permission, " ")
+			if forbidden.MatchString(permission) {
+				t.Errorf("%s: %q is more than the operator may have", role, permission)
+			}
+			if !slices.Contains([]string{"get", "list", "watch"}, verb) && !allowed[permission] {
+				t.Errorf("%s: %q changes something and is not expected", role, permission)
+			}
+			delete(allowed, permission)
+		}
+		for permission := range allowed {
+			t.Errorf("%s: %q is expected and missing: are the markers at file level, outside doc comments?", role, permission)
+		}
+	}
+	for role := range writes {
+		if _, found := roles[role]; !found {
+			t.Errorf("%s: expected and missing", role)
+		}
+	}
+}
+
+// controller-gen reads markers at file level alone, and silently ignores those in doc comments and function bodies.
+func TestEveryMarkerIsInTheRole(t *testing.T) {
+	granted := map[string]bool{}
+	for _, object := range objects(t, "rbac/role.yaml") {
+		for _, permission := range permissions(convert[rbacv1.ClusterRole](t, object).Rules) {
+			granted[object.GetNamespace()+": "+permission] = true
+		}
+	}
+	marker := regexp.MustCompile(`(?m)^\s*// \+kubebuilder:rbac:(\S+)$`)
+	markers := 0
+	for _, folder := range []string{"../controllers", "../cmd"} {
+		err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" {
+				return err
+			}
+			content, err := os.ReadFile(path)
+			for _, match := range marker.FindAllStringSubmatch(string(content), -1) {
+				markers++
+				namespace, rule := parseMarker(match[1])
+				for _, permission := range permissions([]rbacv1.PolicyRule{rule}) {
+					if !granted[namespace+": "+permission] {
+						t.Errorf("%s: the marker %q is not in config/rbac/role.yaml: move it to file level and run make manifests",
+							path, match[1])
+						break
+					}
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if markers == 0 {
+		t.Error("no markers found")
+	}
+}
+
+func parseMarker(marker string) (namespace string, rule rbacv1.PolicyRule) {
+	for part := range strings.SplitSeq(marker, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		values := strings.Split(strings.Trim(value, `"`), ";")
+		switch name {
+		case "groups":
+			rule.APIGroups = values
+		case "resources":
+			rule.Resources = values
+		case "resourceNames":
+			rule.ResourceNames = values
+		case "verbs":
+			rule.Verbs = values
+		case "namespace":
+			namespace = value
+		}
+	}
+	return namespace, rule
+}
+
+func TestDeployment(t *testing.T) {
+	deployment := convert[appsv1.Deployment](t, objects(t, "manager/deployment.yaml")[0])
+	pod := deployment.Spec.Template.Spec
+	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot {
+		t.Error("the pod may run as root")
+	}
+	for _, container := range pod.Containers {
+		if s := container.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
+			t.Errorf("container %s may write to its file system", container.Name)
+		}
+		if container.Resources.Requests.Cpu().IsZero() || container.Resources.Limits.Memory().IsZero() {
+			t.Errorf("container %s has no CPU request or memory limit", container.Name)
+		}
+	}
+}
+
+// What is shipped works as it is: everything is accepted, without a warning, and the manager may do what it needs and no more.
+func TestOnAnAPIServer(t *testing.T) {
+	c := cluster.StartForTest(t, cluster.Options{Log: t.Output()})
+	kubectl := func(t *testing.T, args ...string) string {
+		t.Helper()
+		output, err := exec.CommandContext(t.Context(), c.Kubectl(),
+			append([]string{"--kubeconfig", c.KubeconfigPath(), "--warnings-as-errors"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, output)
+		}
+		return string(output)
+	}
+	kubectl(t, "apply", "--server-side", "-k", "default")
+	kubectl(t, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+
+	samples, err := filepath.Glob("samples/*.yaml")
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	for _, sample := range samples {
+		t.Run(filepath.Base(sample), func(t *testing.T) { kubectl(t, "apply", "--server-side", "-f", sample) })
+	}
+
+	reviews, err := client.New(c.Config(), client.Options{Scheme: scheme.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, permissions := range managerMay() {
+		for _, p := range permissions {
+			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+				User: manager, Groups: []string{"system:serviceaccounts", "system:authenticated"}, ResourceAttributes: &p,
+			}}
+			if err := reviews.Create(t.Context(), review); err != nil {
+				t.Fatal(err)
+			}
+			if review.Status.Allowed != want {
+				t.Errorf("the manager's permission %+v: %t, want %t", p, review.Status.Allowed, want)
+			}
+		}
+	}
+	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
+}
+
+// managerMay returns what the manager may do, under true, and what it must not, under false.
+func managerMay() map[bool][]authorizationv1.ResourceAttributes {
+	const own, certificates = "notafter.dev", "certificates.k8s.io"
+	return map[bool][]authorizationv1.ResourceAttributes{
+		true: {
+			{Verb: "watch", Resource: "nodes"},
+			{Verb: "watch", Group: certificates, Resource: "certificatesigningrequests"},
+			{Verb: "watch", Group: own, Resource: "certificatepolicies"},
+			{Verb: "update", Group: own, Resource: "certificatepolicies", Subresource: "status"},
+			{Verb: "create", Group: own, Resource: "nodecertificates"},
+			{Verb: "update", Group: own, Resource: "nodecertificates", Subresource: "status"},
+			{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "kube-root-ca.crt"},
+			{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "default"},
+			{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system"},
+			{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system", Name: "notafter.dev"},
+			{Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"},
+			{Verb: "create", Group: "authorization.k8s.io", Resource: "subjectaccessreviews"},
+		},
+		false: {
+			{Verb: "get", Resource: "secrets", Namespace: "kube-system"},
+			{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "extension-apiserver-authentication"},
+			{Verb: "get", Resource: "nodes", Subresource: "proxy"},
+			{Verb: "update", Resource: "nodes"},
+			{Verb: "update", Group: own, Resource: "certificatepolicies"},
+			{Verb: "update", Group: certificates, Resource: "certificatesigningrequests", Subresource: "approval"},
+			{Verb: "approve", Group: certificates, Resource: "signers", Name: "kubernetes.io/kubelet-serving"},
+			{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "kube-system"},
+			{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system"},
+		},
+	}
+}
+
+// The image is named once, so that one change is enough.
+func TestImageIsNamedOnce(t *testing.T) {
+	found := map[string]int{}
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".yaml" {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if n := strings.Count(string(content), "ghcr.io/"); n > 0 {
+			found[path] = n
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]int{"manager/kustomization.yaml": 1}; !maps.Equal(found, want) {
+		t.Errorf("the image is named in %v, want %v", found, want)
+	}
+}
