@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	apilabels "k8s.io/apimachinery/pkg/labels"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 )
@@ -19,7 +19,7 @@ func TestAsSelector(t *testing.T) {
 			{Key: key, Operator: operator, Values: values},
 		}}
 	}
-	node := labels.Set{"pool": "a", "zone": "1"}
+	node := apilabels.Set{"pool": "a", "zone": "1"}
 	tests := []struct {
 		name     string
 		selector v1alpha1.NodeSelector
