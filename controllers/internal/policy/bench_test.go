@@ -42,7 +42,8 @@ func TestHealthyNodesCostNoAllocation(t *testing.T) {
 		in := Input{Spec: aksSpec(), Nodes: nodes(n, 0), Now: now}
 		return testing.AllocsPerRun(10, func() { Evaluate(in) })
 	}
-	if few, many := allocations(10), allocations(1000); many > few+5 {
+	// The race detector adds a few, but not one for each node.
+	if few, many := allocations(10), allocations(1000); many > few+100 {
 		t.Errorf("%v allocations for 10 nodes, %v for 1000", few, many)
 	}
 }
