@@ -77,15 +77,19 @@ var _ = Describe("The operator", func() {
 		const pool = "denied"
 		approver.Set("denied-0", kubelet.Verdict{Decision: kubelet.Ignore})
 		startKubelets(ctx, pool, 1)
-		DeferCleanup(fleet.Kubelet("denied-0").Stop) // it would disturb who looks for peace
-		Expect(c.Create(ctx, policyFor(pool))).To(Succeed())
+		policy := policyFor(pool)
+		Expect(c.Create(ctx, policy)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { // it would disturb who looks for peace
+			Expect(c.Delete(ctx, policy)).To(Succeed())
+			fleet.Kubelet("denied-0").Stop()
+		})
 		Eventually(compliance(pool)).WithContext(ctx).Should(Equal("Unknown " + v1alpha1.ReasonNotObserved))
 
 		By("waiting for a second without a write, as a policy's status is written once a second at the most")
 		version := func() (string, error) {
-			policy := &v1alpha1.CertificatePolicy{}
-			err := c.Get(ctx, client.ObjectKey{Name: pool}, policy)
-			return policy.ResourceVersion, err
+			now := &v1alpha1.CertificatePolicy{}
+			err := c.Get(ctx, client.ObjectKey{Name: pool}, now)
+			return now.ResourceVersion, err
 		}
 		Eventually(func(g Gomega) {
 			before, err := version()

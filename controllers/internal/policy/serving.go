@@ -20,13 +20,14 @@ const withoutServing = "kubectl logs, kubectl exec and metrics scrapes of this n
 // checkServingCertificate judges the certificate that the latest handshake showed. That there is one is judged whatever
 // the policy expects of rotation; who signed it and which address it names, only where rotation is required.
 //
-// A new node is given the time that its signing request may take: until then, a kubelet without a certificate that never
-// had one is not a violation. It is not compliant either, so it is reported as NotObserved: how it turns out is not known.
+// A new node is given the time that its signing request may take: until then, a kubelet without a certificate is not a
+// violation, even when one has been issued that it is about to serve. It is not compliant either, so it is reported as
+// NotObserved: how it turns out is not known.
 func checkServingCertificate(e *evaluation, f *facts) {
 	switch {
 	case f.serving == nil:
 	case f.withoutCertificate():
-		if f.served == nil && f.issued == nil && !e.old(f) {
+		if !e.old(f) {
 			e.addNotObserved(f, fmt.Sprintf("The kubelet of this new node has no serving certificate yet. If it has none at "+
 				"%s, it violates the policy as ServingCertificateMissing.", instant(e.grown(f))))
 			return
