@@ -122,10 +122,12 @@ func startController() *controllerRun {
 	return run
 }
 
-// newPoolPolicy is a policy that selects the pool's nodes, without the floor that certificates living minutes are under.
+// newPoolPolicy is a policy that selects the pool's nodes, without the floor that certificates living minutes are under, and
+// with little patience for new nodes.
 func newPoolPolicy(pool string) *v1alpha1.CertificatePolicy {
 	p := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: pool}}
 	p.Spec.Expiry.MinimumRemaining = &metav1.Duration{}
+	p.Spec.Nodes.SigningRequests.PendingTimeout = &metav1.Duration{Duration: time.Second}
 	p.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{poolLabel: v1alpha1.LabelValue(pool)}
 	return p
 }
