@@ -130,14 +130,29 @@ func recovered(policyName string, key findingKey, judged bool) transition {
 	return t
 }
 
+// place is what findings are about. Of those at one place, a worse one takes the place of another.
+type place struct {
+	subject     v1alpha1.Subject
+	certificate v1alpha1.CertificatePurpose
+}
+
+// unknowns are the places about which something is not known. A finding there that is no more may well go on unseen.
+func unknowns(findings []v1alpha1.Finding) map[place]bool {
+	unknown := map[place]bool{}
+	for i := range findings {
+		if findings[i].Severity == v1alpha1.SeverityUnknown {
+			unknown[place{findings[i].Subject, findings[i].Certificate}] = true
+		}
+	}
+	return unknown
+}
+
 // transitions compares the findings with those announced before, which they replace. A finding whose place is taken
 // by one at least as bad, as RotationOverdue's is by Expired, is not over: the Event of the new one says what became of it.
+// Neither is one of a node about which nothing is known any more: it stays announced until that is known.
 func (m *memory) transitions(p *v1alpha1.CertificatePolicy, e *evidence, findings []v1alpha1.Finding) []transition {
-	type place struct {
-		subject     v1alpha1.Subject
-		certificate v1alpha1.CertificatePurpose
-	}
 	var changes []transition
+	unknown := unknowns(findings)
 	current := make(map[findingKey]v1alpha1.Severity, len(findings))
 	worst := map[place]int{}
 	for i := range findings {
@@ -158,7 +173,12 @@ func (m *memory) transitions(p *v1alpha1.CertificatePolicy, e *evidence, finding
 		worst[at] = max(worst[at], badness[finding.Severity])
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(m.announced), findingKey.compare) {
-		if _, still := current[key]; still || worst[place{key.subject, key.certificate}] >= badness[m.announced[key]] {
+		at := place{key.subject, key.certificate}
+		if _, still := current[key]; still || worst[at] >= badness[m.announced[key]] {
+			continue
+		}
+		if m.announced[key] == v1alpha1.SeverityViolation && (unknown[at] || unknown[place{subject: key.subject}]) {
+			current[key] = m.announced[key]
 			continue
 		}
 		_, selected := e.selected[key.subject.Name]

@@ -137,6 +137,27 @@ func TestWorseIsNotRecovered(t *testing.T) {
 	}
 }
 
+// What cannot be seen any more may well go on: only when it is known again is it over.
+func TestUnknownIsNotRecovered(t *testing.T) {
+	missing := onNode(v1alpha1.ReasonServingCertificateMissing, "a", v1alpha1.PurposeKubeletServing)
+	probeFailed := onNode(v1alpha1.ReasonProbeFailed, "a", v1alpha1.PurposeKubeletServing)
+	notObserved := onNode(v1alpha1.ReasonNotObserved, "a", "")
+	probeFailed.Severity, notObserved.Severity = v1alpha1.SeverityUnknown, v1alpha1.SeverityUnknown
+	for _, unknown := range []v1alpha1.Finding{probeFailed, notObserved} {
+		events := &recorder{}
+		r, p := &reconciler{recorder: events}, newPolicy(missing)
+		m := newMemory(p)
+		r.announce(p, m, evidenceAt(0, "a"), []v1alpha1.Finding{unknown})
+		if got := strings.Join(events.take(), "\n"); strings.Contains(got, "Recovered") {
+			t.Errorf("%s: a recovery:\n%s", unknown.Reason, got)
+		}
+		r.announce(p, m, evidenceAt(time.Second, "a"), nil)
+		if got := strings.Join(events.take(), "\n"); !strings.Contains(got, "ServingCertificateMissing (KubeletServing) is over") {
+			t.Errorf("%s, then nothing: no recovery:\n%s", unknown.Reason, got)
+		}
+	}
+}
+
 func TestEventsAboutOtherSubjects(t *testing.T) {
 	events := &recorder{}
 	r, p := &reconciler{recorder: events}, newPolicy()

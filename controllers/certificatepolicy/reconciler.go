@@ -22,6 +22,9 @@ import (
 )
 
 const (
+	// longestSleep is how long to wait for an instant before looking again how far it is. A timer runs by a clock that
+	// stands still while the machine is suspended and that nobody sets; certificates expire by the other one.
+	longestSleep = 10 * time.Minute
 	// writeInterval is the least time between two writes of one policy's status. It bounds what a burst costs the API
 	// server and every watcher, and it is the longest that a finding can be held back.
 	writeInterval = time.Second
@@ -56,8 +59,13 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		return reconcile.Result{}, fmt.Errorf("gathering the evidence for CertificatePolicy %s: %w", p.Name, err)
 	}
 	verdict := e.judge()
+	status := newStatus(p, e, &verdict)
+	// The metrics tell the verdict even while it cannot be written.
+	r.verdicts.Set(p.Name, metrics.Report{
+		Findings: verdict.Findings, Nodes: status.Nodes, Certificates: status.Certificates, Conditions: status.Conditions,
+	})
 	pause := evaluationInterval
-	if status := newStatus(p, e, &verdict); !equality.Semantic.DeepEqual(p.Status, status) {
+	if !equality.Semantic.DeepEqual(p.Status, status) {
 		p.Status = status
 		if err := r.client.Status().Update(ctx, p); err != nil {
 			// Nothing is lost: what m holds is that of the last status written, so the retry finds the same transitions.
@@ -67,9 +75,6 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		pause = writeInterval
 	}
 	m.notBefore = r.clock.Now().Add(pause)
-	r.verdicts.Set(p.Name, metrics.Report{
-		Findings: verdict.Findings, Nodes: p.Status.Nodes, Certificates: p.Status.Certificates, Conditions: p.Status.Conditions,
-	})
 	r.announce(p, m, e, verdict.Findings)
 	return reconcile.Result{RequeueAfter: untilDue(now, verdict.NextCheck, m.suppressed.due())}, nil
 }
@@ -85,7 +90,7 @@ func untilDue(now time.Time, instants ...time.Time) time.Duration {
 	if first.IsZero() {
 		return 0
 	}
-	return max(0, first.Sub(now)) + wait.Jitter(checkDelay, 1)
+	return min(max(0, first.Sub(now)), longestSleep) + wait.Jitter(checkDelay, 1)
 }
 
 // remember returns what is remembered about the policy. A policy that was deleted and made anew is another one.

@@ -152,8 +152,9 @@ func TestNextEvaluationIsNeverEarly(t *testing.T) {
 	}{
 		"nothing due":  {[]time.Time{never, never}, 0},
 		"one due":      {[]time.Time{never, start.Add(time.Minute)}, time.Minute},
-		"first of two": {[]time.Time{start.Add(time.Hour), start.Add(time.Minute)}, time.Minute},
+		"first of two": {[]time.Time{start.Add(2 * time.Minute), start.Add(time.Minute)}, time.Minute},
 		"overdue":      {[]time.Time{start.Add(-time.Minute), never}, 0},
+		"far off":      {[]time.Time{start.AddDate(7900, 0, 0)}, longestSleep},
 	} {
 		got := untilDue(start, test.due...)
 		if name == "nothing due" {

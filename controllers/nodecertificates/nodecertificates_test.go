@@ -233,8 +233,11 @@ var _ = Describe("NodeCertificates", func() {
 			certificateStatus(v1alpha1.PurposeKubeletClient, v1alpha1.SourceSigningRequest, leafFrom(noon).X509),
 		}
 		Expect(c.Status().Update(ctx, former)).To(Succeed())
+		request := requestAs(ctx, "again")
+		Eventually(status(ctx, "again")).Should(HaveField("SigningRequests", HaveLen(1)))
 
 		Expect(c.Delete(ctx, node)).To(Succeed())
+		Eventually(time.Now).Should(BeTemporally(">", request.CreationTimestamp.Add(time.Second)))
 		node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "again"}}
 		Expect(c.Create(ctx, node)).To(Succeed())
 		Eventually(func(g Gomega) {
@@ -242,6 +245,7 @@ var _ = Describe("NodeCertificates", func() {
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(object.OwnerReferences).To(ConsistOf(HaveField("UID", node.UID)))
 			g.Expect(object.Status.Certificates).To(BeEmpty())
+			g.Expect(object.Status.SigningRequests).To(BeEmpty(), "those are its predecessor's")
 			g.Expect(object.UID).To(Equal(former.UID))
 		}).WithTimeout(quick).Should(Succeed())
 	}, SpecTimeout(2*soon))

@@ -42,10 +42,11 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	err := r.reconcile(ctx, node)
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
 		return reconcile.Result{RequeueAfter: staleRetry}, nil
 	}
+	// Anything else is retried with growing patience: without its CRD, no NodeCertificates can be written ever so often.
 	return reconcile.Result{}, err
 }
 
@@ -61,7 +62,7 @@ func (r *reconciler) reconcile(ctx context.Context, node *corev1.Node) error {
 	if known, ok := r.records.get(node.Name, node.UID); ok {
 		f.evidence = known.evidence
 	}
-	if f.requests, err = r.requestsOf(ctx, node.Name); err != nil {
+	if f.requests, err = r.requestsOf(ctx, node); err != nil {
 		return err
 	}
 	status, err := f.status()
@@ -95,19 +96,24 @@ func (r *reconciler) objectOf(ctx context.Context, node *corev1.Node) (*v1alpha1
 	return created, nil
 }
 
+// requestsOf returns the node's signing requests, without those of a predecessor of the same name: a kubelet asks as its node
+// only after that exists, and with a bootstrap identity before.
 func (r *reconciler) requestsOf(
-	ctx context.Context, node string,
+	ctx context.Context, node *corev1.Node,
 ) (map[string][]*certificatesv1.CertificateSigningRequest, error) {
 	result := make(map[string][]*certificatesv1.CertificateSigningRequest, len(r.requests))
 	for signer, reader := range r.requests {
 		list := &certificatesv1.CertificateSigningRequestList{}
-		err := reader.List(ctx, list, client.MatchingFields{csr.NodeNameIndex: node}, client.UnsafeDisableDeepCopy)
+		err := reader.List(ctx, list, client.MatchingFields{csr.NodeNameIndex: node.Name}, client.UnsafeDisableDeepCopy)
 		if err != nil {
-			return nil, fmt.Errorf("listing CertificateSigningRequests to %s of node %s: %w", signer, node, err)
+			return nil, fmt.Errorf("listing CertificateSigningRequests to %s of node %s: %w", signer, node.Name, err)
 		}
 		result[signer] = make([]*certificatesv1.CertificateSigningRequest, 0, len(list.Items))
 		for i := range list.Items {
-			result[signer] = append(result[signer], &list.Items[i])
+			request := &list.Items[i]
+			if !csr.FiledAsNode(request) || !request.CreationTimestamp.Before(&node.CreationTimestamp) {
+				result[signer] = append(result[signer], request)
+			}
 		}
 	}
 	return result, nil

@@ -30,6 +30,7 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
+	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
 )
@@ -136,4 +137,24 @@ func startManager() {
 		cancel()
 		Eventually(done).Should(Receive(BeNil()))
 	}
+}
+
+// requestAs files a request for a serving certificate as the kubelet of a node does.
+func requestAs(ctx context.Context, node string) *certificatesv1.CertificateSigningRequest {
+	GinkgoHelper()
+	config, err := server.UserConfig("system:node:"+node, "system:nodes")
+	Expect(err).NotTo(HaveOccurred())
+	asNode, err := client.New(config, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	request := &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			SignerName: servingSigner,
+			Request:    pkitest.Request(pkitest.Node(node), pkitest.DNSNames(node)),
+			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
+		},
+	}
+	Expect(asNode.Create(ctx, request)).To(Succeed())
+	DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(c.Delete(ctx, request))).To(Succeed()) })
+	return request
 }

@@ -62,17 +62,26 @@ func Parse(pemData []byte) (*x509.CertificateRequest, error) {
 
 // NodeName is the node that a request is for, or "" if that cannot be told. A kubelet that already has a certificate
 // asks as system:node:<name>: the API server vouches for that user name, so it decides, and what the request itself
-// says cannot put it on another node's record. Any other user (a bootstrap token, a cloud's bootstrap identity) asks
-// for a kubelet that has no certificate yet: there the request's common name has to do.
+// says cannot put it on another node's record. It always asks for its serving certificate so, and anybody else's
+// request for one is nobody's. For its first client certificate it asks with a bootstrap token or a cloud's bootstrap
+// identity, which stand for no node: there the request's common name has to do.
 func NodeName(req *certificatesv1.CertificateSigningRequest) string {
-	if strings.HasPrefix(req.Spec.Username, nodeUserPrefix) {
+	if FiledAsNode(req) {
 		return nodeOf(req.Spec.Username)
+	}
+	if req.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		return ""
 	}
 	request, err := Parse(req.Spec.Request)
 	if err != nil {
 		return ""
 	}
 	return nodeOf(request.Subject.CommonName)
+}
+
+// FiledAsNode says that a kubelet filed the request with its client certificate, and not with a bootstrap identity.
+func FiledAsNode(req *certificatesv1.CertificateSigningRequest) bool {
+	return strings.HasPrefix(req.Spec.Username, nodeUserPrefix)
 }
 
 // nodeOf is the <name> of system:node:<name>, if a Node can have that name.

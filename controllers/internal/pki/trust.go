@@ -83,7 +83,7 @@ func (b *TrustBundle) Fingerprint() string { return b.fingerprint }
 // is made at that moment of the certificate's validity that is nearest to now. Neither is a name matched: see
 // CoversAddress.
 //
-// A CA that is not valid at that moment makes an error that is ErrCAExpired, names the CA and says when it expired.
+// A CA of the bundle that signed it, and is not valid at that moment, makes an error that is ErrCAExpired, names the CA and says when it expired.
 // Errors hold no time that moves by itself, and are bounded in length.
 func (b *TrustBundle) VerifyServing(chain []*x509.Certificate, now time.Time) error {
 	if err := checkPresented(chain); err != nil {
@@ -147,11 +147,12 @@ func (b *TrustBundle) explain(chain []*x509.Certificate, at time.Time, err error
 	if expired || errors.As(err, &unknown) {
 		// crypto/x509 reports the last CA that it tried, which need not be the one that matters.
 		if ca := b.signerOutsideValidity(chain, at); ca != nil {
-			return validityError("trust bundle's CA", ca, at)
+			return fmt.Errorf("%w: the trust bundle's CA %s", ErrCAExpired, validity(ca, at))
 		}
 	}
-	if expired {
-		return validityError("intermediate CA", invalid.Cert, at)
+	if expired { // which may be anybody's, with a name of its choice
+		return fmt.Errorf("certificate of issuer %s does not verify: the intermediate CA %s",
+			quoteName(chain[0].Issuer), validity(invalid.Cert, at))
 	}
 	return fmt.Errorf("certificate of issuer %s does not verify: %w", quoteName(chain[0].Issuer), bound(err))
 }
@@ -180,12 +181,12 @@ func validAt(cert *x509.Certificate, at time.Time) bool {
 	return !at.Before(cert.NotBefore) && !at.After(cert.NotAfter)
 }
 
-func validityError(role string, ca *x509.Certificate, at time.Time) error {
+// validity names the CA and says when it stopped or starts being valid.
+func validity(ca *x509.Certificate, at time.Time) string {
 	if at.Before(ca.NotBefore) {
-		return fmt.Errorf("%w: the %s %s is not valid before %s",
-			ErrCAExpired, role, quoteName(ca.Subject), timestamp(ca.NotBefore))
+		return fmt.Sprintf("%s is not valid before %s", quoteName(ca.Subject), timestamp(ca.NotBefore))
 	}
-	return fmt.Errorf("%w: the %s %s expired at %s", ErrCAExpired, role, quoteName(ca.Subject), timestamp(ca.NotAfter))
+	return fmt.Sprintf("%s expired at %s", quoteName(ca.Subject), timestamp(ca.NotAfter))
 }
 
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
