@@ -64,6 +64,80 @@ type CertificatePolicySpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	Nodes NodesSpec `json:"nodes,omitempty,omitzero"`
+
+	// controlPlane says which certificates of the control plane are judged.
+	// +optional
+	// +kubebuilder:default={}
+	ControlPlane ControlPlaneSpec `json:"controlPlane,omitempty,omitzero"`
+
+	// trustBundles says which of the CA bundles that the API server verifies others with are judged.
+	// +optional
+	// +kubebuilder:default={}
+	TrustBundles TrustBundlesSpec `json:"trustBundles,omitempty,omitzero"`
+}
+
+// Watch says whether something is judged.
+//
+// +kubebuilder:validation:Enum=Watched;Ignored
+type Watch string
+
+const (
+	// WatchWatched judges it. What cannot be read is then reported as unknown.
+	WatchWatched Watch = "Watched"
+	// WatchIgnored leaves it alone.
+	WatchIgnored Watch = "Ignored"
+)
+
+// ControlPlaneSpec says which certificates of the control plane are judged.
+type ControlPlaneSpec struct {
+	// expiry replaces spec.expiry for the certificates of the control plane and for trust bundles. Certificates that nothing
+	// renews by itself need an absolute floor: 80 % of a thirty-year CA leaves six years, and 90 % of a one-year
+	// certificate five weeks. Left out as a whole, it has the defaults of spec.expiry, but a minimumRemaining of 720h (30 days).
+	// +optional
+	// +kubebuilder:default={"minimumRemaining":"720h"}
+	Expiry ExpirySpec `json:"expiry,omitempty,omitzero"`
+
+	// clusterCA is the CA in the ConfigMap that the manager's flags name, every certificate of the bundle, and what
+	// ClusterTrustBundles hold, where they are served.
+	// +optional
+	// +kubebuilder:default=Watched
+	ClusterCA Watch `json:"clusterCA,omitempty"`
+
+	// apiServer is the serving certificate of the API server, as each of its endpoints presents it.
+	// +optional
+	// +kubebuilder:default=Watched
+	APIServer Watch `json:"apiServer,omitempty"`
+
+	// clientCA is the CA that client certificates are verified with, as the ConfigMap
+	// kube-system/extension-apiserver-authentication publishes it.
+	// +optional
+	// +kubebuilder:default=Watched
+	ClientCA Watch `json:"clientCA,omitempty"`
+
+	// aggregation is the CA that aggregated API servers verify the API server with (requestheader-client-ca-file), from the
+	// same ConfigMap.
+	// +optional
+	// +kubebuilder:default=Watched
+	Aggregation Watch `json:"aggregation,omitempty"`
+}
+
+// TrustBundlesSpec says which CA bundles are judged: their expiry, whether they can be parsed, and whether they hold on
+// to a Cluster CA that was replaced.
+type TrustBundlesSpec struct {
+	// apiServices are the caBundles of APIServices, and whether those are available.
+	// +optional
+	// +kubebuilder:default=Watched
+	APIServices Watch `json:"apiServices,omitempty"`
+
+	// webhooks are the caBundles of validating and mutating webhook configurations.
+	// +optional
+	// +kubebuilder:default=Watched
+	Webhooks Watch `json:"webhooks,omitempty"`
+
+	// conversionWebhooks are the caBundles of the conversion webhooks of CustomResourceDefinitions.
+	// +optional
+	// +kubebuilder:default=Watched
+	ConversionWebhooks Watch `json:"conversionWebhooks,omitempty"`
 }
 
 // ExpirySpec sets the points in a certificate's life at which it is reported. Percentages count from notBefore (0) to
@@ -111,6 +185,26 @@ type NodesSpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	ServingCertificate ServingCertificateSpec `json:"servingCertificate,omitempty,omitzero"`
+
+	// expiry replaces spec.expiry for the nodes' certificates. Its fields have the defaults of spec.expiry.
+	// +optional
+	Expiry *ExpirySpec `json:"expiry,omitempty"`
+
+	// clientCertificate says how the kubelets must come by the certificate with which they authenticate to the API server.
+	// +optional
+	// +kubebuilder:default={}
+	ClientCertificate ClientCertificateSpec `json:"clientCertificate,omitempty,omitzero"`
+
+	// staticServingMounts reports workloads that mount, from the host, the static file that kubelet serving certificate
+	// rotation removes.
+	// +optional
+	// +kubebuilder:default=Watched
+	StaticServingMounts Watch `json:"staticServingMounts,omitempty"`
+
+	// bootstrapTokens says whether the expiry of bootstrap tokens is judged.
+	// +optional
+	// +kubebuilder:default={}
+	BootstrapTokens BootstrapTokensSpec `json:"bootstrapTokens,omitempty,omitzero"`
 
 	// signingRequests says how long a kubelet's CertificateSigningRequest may take.
 	// +optional
@@ -220,6 +314,46 @@ type ServingCertificateSpec struct {
 	MinimumNodeImageVersion string `json:"minimumNodeImageVersion,omitempty"`
 }
 
+// ClientRotation says what is expected of kubelet client certificate rotation.
+//
+// +kubebuilder:validation:Enum=Required;Ignored
+type ClientRotation string
+
+const (
+	// ClientRotationRequired expects every selected kubelet to have a client certificate that it renews itself.
+	ClientRotationRequired ClientRotation = "Required"
+	// ClientRotationIgnored has no expectation: for platforms whose kubelets authenticate in other ways. A client certificate
+	// that is known is judged all the same.
+	ClientRotationIgnored ClientRotation = "Ignored"
+)
+
+// ClientCertificateSpec says how kubelets must come by their client certificates.
+type ClientCertificateSpec struct {
+	// rotation says whether kubelet client certificate rotation must be on (Required) or is not judged (Ignored).
+	// +optional
+	// +kubebuilder:default=Required
+	Rotation ClientRotation `json:"rotation,omitempty"`
+}
+
+// BootstrapTokensSpec says whether the expiry of bootstrap tokens is judged. A node that has to join again, or whose client
+// certificate ran out, needs a token that works.
+type BootstrapTokensSpec struct {
+	// mode is Ignored unless the component config/components/bootstrap-tokens is installed, which grants reading them: they
+	// are Secrets.
+	// +optional
+	// +kubebuilder:default=Ignored
+	Mode Watch `json:"mode,omitempty"`
+
+	// warnBefore is how long before its expiry a bootstrap token is reported, as a Go duration.
+	// +optional
+	// +kubebuilder:default="24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('8760h')",message="nodes.bootstrapTokens.warnBefore must be at most 8760h (a year)"
+	WarnBefore *metav1.Duration `json:"warnBefore,omitempty"`
+}
+
 // NodeLabel is a label that a node carries.
 type NodeLabel struct {
 	// key of the label.
@@ -292,7 +426,8 @@ type CertificatePolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, Compliant, CertificatesCurrent, ServingRotationEnabled and BootstrapHealthy, and, only while
+	// conditions are Ready, Compliant, CertificatesCurrent, ServingRotationEnabled, BootstrapHealthy, ControlPlaneHealthy and
+	// TrustBundlesHealthy, and, only while
 	// True, Stalled or Reconciling. Ready says that the policy could be evaluated; Compliant is the verdict.
 	// +optional
 	// +listType=map
@@ -308,6 +443,14 @@ type CertificatePolicyStatus struct {
 	// certificates counts the judged certificates by their state.
 	// +optional
 	Certificates *CertificateCounts `json:"certificates,omitempty"`
+
+	// controlPlane describes the watched certificates of the control plane, in the order of their purposes and sources. Those
+	// of trust bundles appear in findings only.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	ControlPlane []ControlPlaneCertificate `json:"controlPlane,omitempty"`
 
 	// nextExpiration is the certificate, among those still valid, that expires first.
 	// +optional
@@ -382,14 +525,60 @@ type CertificateCounts struct {
 	Unknown *int32 `json:"unknown,omitempty"`
 }
 
+// ControlPlaneCertificate describes one certificate of the control plane.
+type ControlPlaneCertificate struct {
+	// purpose is what the certificate is for.
+	// +required
+	Purpose CertificatePurpose `json:"purpose,omitempty"`
+
+	// source is where it was seen: a ConfigMap as namespace/name, the address of an API server's endpoint, or the name of a
+	// ClusterTrustBundle.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	Source string `json:"source,omitempty"`
+
+	// subject is the certificate's subject, as an RFC 2253 string.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Subject string `json:"subject,omitempty"`
+
+	// issuer is the certificate's issuer, as an RFC 2253 string.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Issuer string `json:"issuer,omitempty"`
+
+	// serialNumber is the certificate's serial number in lower-case hexadecimal.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	SerialNumber string `json:"serialNumber,omitempty"`
+
+	// sha256 is the SHA-256 fingerprint of the certificate in lower-case hexadecimal.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	SHA256 string `json:"sha256,omitempty"`
+
+	// notBefore is when the certificate starts to be valid.
+	// +required
+	NotBefore metav1.Time `json:"notBefore,omitempty,omitzero"`
+
+	// notAfter is when the certificate stops being valid.
+	// +required
+	NotAfter metav1.Time `json:"notAfter,omitempty,omitzero"`
+}
+
 // NextExpiration names the certificate that expires first.
 type NextExpiration struct {
 	// certificate is what the certificate is for.
 	// +required
 	Certificate CertificatePurpose `json:"certificate,omitempty"`
 
-	// node is the name of the node it belongs to.
-	// +required
+	// node is the name of the node it belongs to; empty for a certificate of the control plane.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`
@@ -446,20 +635,50 @@ type Finding struct {
 	// notAfter is the expiry of the certificate concerned, where one is known.
 	// +optional
 	NotAfter *metav1.Time `json:"notAfter,omitempty"`
+
+	// runbookURL is the address of the page that says what the reason means, how to check it by hand and how to fix it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	RunbookURL string `json:"runbookURL,omitempty"`
 }
 
 // SubjectKind is the kind of object that a finding is about.
 //
-// +kubebuilder:validation:Enum=Node;CertificateSigningRequest;ConfigMap
+// +kubebuilder:validation:Enum=Node;NodePool;CertificateSigningRequest;ConfigMap;Secret;APIServer;APIService;ValidatingWebhookConfiguration;MutatingWebhookConfiguration;CustomResourceDefinition;ClusterTrustBundle;DaemonSet;Deployment;StatefulSet;Permission
 type SubjectKind string
 
 const (
 	// SubjectNode is a Node.
 	SubjectNode SubjectKind = "Node"
+	// SubjectNodePool is the nodes with the same value of the node pool label, which is the name.
+	SubjectNodePool SubjectKind = "NodePool"
 	// SubjectSigningRequest is a CertificateSigningRequest that belongs to no Node in the cluster.
 	SubjectSigningRequest SubjectKind = "CertificateSigningRequest"
-	// SubjectConfigMap is the ConfigMap, named namespace/name, that evidence is read from.
+	// SubjectConfigMap is the ConfigMap that evidence is read from.
 	SubjectConfigMap SubjectKind = "ConfigMap"
+	// SubjectSecret is the Secret of a bootstrap token.
+	SubjectSecret SubjectKind = "Secret"
+	// SubjectAPIServer is an endpoint of the API server; the name is its address and port.
+	SubjectAPIServer SubjectKind = "APIServer"
+	// SubjectAPIService is an APIService.
+	SubjectAPIService SubjectKind = "APIService"
+	// SubjectValidatingWebhook is a ValidatingWebhookConfiguration.
+	SubjectValidatingWebhook SubjectKind = "ValidatingWebhookConfiguration"
+	// SubjectMutatingWebhook is a MutatingWebhookConfiguration.
+	SubjectMutatingWebhook SubjectKind = "MutatingWebhookConfiguration"
+	// SubjectCustomResourceDefinition is a CustomResourceDefinition.
+	SubjectCustomResourceDefinition SubjectKind = "CustomResourceDefinition"
+	// SubjectClusterTrustBundle is a ClusterTrustBundle.
+	SubjectClusterTrustBundle SubjectKind = "ClusterTrustBundle"
+	// SubjectDaemonSet is a DaemonSet.
+	SubjectDaemonSet SubjectKind = "DaemonSet"
+	// SubjectDeployment is a Deployment.
+	SubjectDeployment SubjectKind = "Deployment"
+	// SubjectStatefulSet is a StatefulSet.
+	SubjectStatefulSet SubjectKind = "StatefulSet"
+	// SubjectPermission is a permission that notafter lacks; the name says what on which resource.
+	SubjectPermission SubjectKind = "Permission"
 )
 
 // Subject names the object that a finding is about.

@@ -3,8 +3,9 @@
 
 package v1alpha1
 
-// Condition types of a CertificatePolicy. Ready, Compliant and the detail conditions are always present once a controller
-// has seen the object, and True is good. Stalled and Reconciling follow kstatus: present only while True, never both.
+// Condition types of a CertificatePolicy. Ready, Compliant and the detail conditions are present once a controller has seen
+// the object, and True is good; ControlPlaneHealthy and TrustBundlesHealthy only where the spec watches any of theirs.
+// Stalled and Reconciling follow kstatus: present only while True, never both.
 const (
 	// ConditionReady says that the policy was accepted and that its last evaluation had what it needed. It does not depend
 	// on the verdict: an expiring certificate must not hold up the delivery of the policy that reports it.
@@ -20,6 +21,10 @@ const (
 	// ConditionBootstrapHealthy is the verdict on TLS bootstrapping: the kubelets' CertificateSigningRequests, client and
 	// serving.
 	ConditionBootstrapHealthy = "BootstrapHealthy"
+	// ConditionControlPlaneHealthy is the verdict on the certificates of the control plane.
+	ConditionControlPlaneHealthy = "ControlPlaneHealthy"
+	// ConditionTrustBundlesHealthy is the verdict on the CA bundles that the API server verifies others with.
+	ConditionTrustBundlesHealthy = "TrustBundlesHealthy"
 	// ConditionStalled is present, and True, when the policy cannot be evaluated until its spec is changed.
 	ConditionStalled = "Stalled"
 	// ConditionReconciling is present, and True, when the evaluation lacks something and is tried again by itself.
@@ -83,6 +88,42 @@ const (
 	ReasonIssuedCertificateNotServed = "IssuedCertificateNotServed"
 )
 
+// Reasons of findings about kubelets' settings, and about what nodes need to join.
+const (
+	// ReasonServerTLSBootstrapDisabled is a kubelet whose configuration says that it does not request its serving
+	// certificate, where the policy requires rotation.
+	ReasonServerTLSBootstrapDisabled = "ServerTLSBootstrapDisabled"
+	// ReasonStaticServingCertificateMounted is a workload that mounts, from the host, the static serving certificate which
+	// serving rotation removes: its Pods will fail to start on nodes with serving rotation.
+	ReasonStaticServingCertificateMounted = "StaticServingCertificateMounted"
+	// ReasonClientRotationDisabled is a kubelet whose configuration says that it does not renew its client certificate.
+	ReasonClientRotationDisabled = "ClientRotationDisabled"
+	// ReasonRenewalFailing is a kubelet whose attempts to renew a certificate fail.
+	ReasonRenewalFailing = "RenewalFailing"
+	// ReasonNodeNotRegistered is a machine that got a client certificate for a Node, but never registered it.
+	ReasonNodeNotRegistered = "NodeNotRegistered"
+	// ReasonNodePoolNeedsRecreation is a node pool with nodes that are not ready because their client certificates expired,
+	// as after a cluster was stopped for too long.
+	ReasonNodePoolNeedsRecreation = "NodePoolNeedsRecreation"
+	// ReasonBootstrapTokenExpired is a bootstrap token that is expired, or about to: nodes cannot join, or join again, with it.
+	ReasonBootstrapTokenExpired = "BootstrapTokenExpired"
+)
+
+// Reasons of findings about the control plane and trust bundles.
+const (
+	// ReasonClusterCAMismatch is an API server, or a published CA, that does not fit the Cluster CA: one was replaced and the
+	// other was not.
+	ReasonClusterCAMismatch = "ClusterCAMismatch"
+	// ReasonIssuerExpiresFirst is a certificate that outlives the CA that signed it, and so stops working before its notAfter.
+	ReasonIssuerExpiresFirst = "IssuerExpiresFirst"
+	// ReasonStaleTrustBundle is a CA bundle that holds only a Cluster CA which was replaced.
+	ReasonStaleTrustBundle = "StaleTrustBundle"
+	// ReasonTrustBundleMalformed is a CA bundle that cannot be parsed.
+	ReasonTrustBundleMalformed = "TrustBundleMalformed"
+	// ReasonAPIServiceUnavailable is an aggregated API that the API server says is not available.
+	ReasonAPIServiceUnavailable = "APIServiceUnavailable"
+)
+
 // Reasons of findings about CertificateSigningRequests.
 const (
 	// ReasonSigningRequestPending is a request that waits for a decision for longer than
@@ -106,6 +147,8 @@ const (
 const (
 	// ReasonProbeFailed is a kubelet that could not be asked for its serving certificate.
 	ReasonProbeFailed = "ProbeFailed"
+	// ReasonAccessDenied is evidence that notafter is not allowed to read.
+	ReasonAccessDenied = "AccessDenied"
 	// ReasonNotObserved is a node that has not been observed yet.
 	ReasonNotObserved = "NotObserved"
 )

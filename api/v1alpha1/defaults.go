@@ -15,4 +15,7 @@ const (
 	DefaultIssueTimeout                   = 2 * time.Minute
 	DefaultProbeInterval                  = 10 * time.Minute
 	DefaultProbeTimeout                   = 5 * time.Second
+	// DefaultControlPlaneMinimumRemaining is minimumRemaining of a spec.controlPlane.expiry that is left out as a whole.
+	DefaultControlPlaneMinimumRemaining = 720 * time.Hour
+	DefaultBootstrapTokenWarnBefore     = 24 * time.Hour
 )

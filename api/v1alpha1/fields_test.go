@@ -5,6 +5,7 @@ package v1alpha1_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -70,10 +71,9 @@ func requirement(key, operator string, values ...any) map[string]any {
 
 // validSpec has every field of a CertificatePolicySpec.
 var validSpec = map[string]any{
-	"expiry": map[string]any{
-		"warnAtLifetimePercent": int64(80), "overdueAtLifetimePercent": int64(90), "minimumRemaining": "24h",
-	},
+	"expiry": validExpiry,
 	"nodes": map[string]any{
+		"expiry": validExpiry,
 		"selector": map[string]any{
 			"matchLabels":      map[string]any{anyKey: "web"},
 			"matchExpressions": []any{requirement("example.com/zone", "In", "a")},
@@ -84,30 +84,66 @@ var validSpec = map[string]any{
 			"minimumKubeletVersion":   "1.27",
 			"minimumNodeImageVersion": "202501.12.0",
 		},
-		"signingRequests": map[string]any{"pendingTimeout": "5m", "issueTimeout": "2m"},
-		"probe":           map[string]any{"interval": "10m", "timeout": "5s"},
+		"clientCertificate":   map[string]any{"rotation": "Required"},
+		"staticServingMounts": "Watched",
+		"bootstrapTokens":     map[string]any{"mode": "Ignored", "warnBefore": "24h"},
+		"signingRequests":     map[string]any{"pendingTimeout": "5m", "issueTimeout": "2m"},
+		"probe":               map[string]any{"interval": "10m", "timeout": "5s"},
 	},
+	"controlPlane": map[string]any{
+		"expiry": validExpiry, "clusterCA": "Watched", "apiServer": "Watched", "clientCA": "Watched", "aggregation": "Watched",
+	},
+	"trustBundles": map[string]any{"apiServices": "Watched", "webhooks": "Watched", "conversionWebhooks": "Watched"},
 }
 
-var specFields = []field{
-	{path: "spec.expiry", refused: map[string]any{
-		warnMessage: map[string]any{"warnAtLifetimePercent": int64(90), "overdueAtLifetimePercent": int64(90)},
-	}, accepted: []any{
-		map[string]any{"warnAtLifetimePercent": int64(89), "overdueAtLifetimePercent": int64(90)},
-	}},
-	{path: "spec.expiry.warnAtLifetimePercent",
-		with:     map[string]any{"spec.expiry.overdueAtLifetimePercent": int64(100)},
-		accepted: []any{int64(1), int64(99), missing},
-		refused:  map[string]any{"minimum": int64(0), "maximum": int64(100)}},
-	{path: "spec.expiry.overdueAtLifetimePercent",
-		with:     map[string]any{"spec.expiry.warnAtLifetimePercent": int64(1)},
-		accepted: []any{int64(2), int64(100), missing},
-		refused:  map[string]any{"minimum": int64(1), "maximum": int64(101)}},
-	{path: "spec.expiry.minimumRemaining",
-		accepted: []any{"0s", "1h30m", "1.5h", "1500ms", "604800s", "87600h", missing},
+var validExpiry = map[string]any{
+	"warnAtLifetimePercent": int64(80), "overdueAtLifetimePercent": int64(90), "minimumRemaining": "24h",
+}
+
+// expiry are the fields of an ExpirySpec.
+func expiry(path string) []field {
+	return []field{
+		{path: path, refused: map[string]any{
+			warnMessage: map[string]any{"warnAtLifetimePercent": int64(90), "overdueAtLifetimePercent": int64(90)},
+		}, accepted: []any{
+			map[string]any{"warnAtLifetimePercent": int64(89), "overdueAtLifetimePercent": int64(90)}, map[string]any{}, missing,
+		}},
+		{path: path + ".warnAtLifetimePercent",
+			with:     map[string]any{path + ".overdueAtLifetimePercent": int64(100)},
+			accepted: []any{int64(1), int64(99), missing},
+			refused:  map[string]any{"minimum": int64(0), "maximum": int64(100)}},
+		{path: path + ".overdueAtLifetimePercent",
+			with:     map[string]any{path + ".warnAtLifetimePercent": int64(1)},
+			accepted: []any{int64(2), int64(100), missing},
+			refused:  map[string]any{"minimum": int64(1), "maximum": int64(101)}},
+		{path: path + ".minimumRemaining",
+			accepted: []any{"0s", "1h30m", "1.5h", "1500ms", "604800s", "87600h", missing},
+			refused: map[string]any{
+				"pattern": "1d", "maxLength": overlong,
+				"expiry.minimumRemaining must be at most 87600h (ten years)": "87601h",
+			}},
+	}
+}
+
+// watched is an optional field that says whether something is judged.
+func watched(path string) field {
+	return field{path: path, accepted: []any{"Watched", "Ignored", missing}, refused: map[string]any{"enum": "Yes"}}
+}
+
+var specFields = slices.Concat(expiry("spec.expiry"), expiry("spec.nodes.expiry"), expiry("spec.controlPlane.expiry"), []field{
+	watched("spec.controlPlane.clusterCA"), watched("spec.controlPlane.apiServer"),
+	watched("spec.controlPlane.clientCA"), watched("spec.controlPlane.aggregation"),
+	watched("spec.trustBundles.apiServices"), watched("spec.trustBundles.webhooks"),
+	watched("spec.trustBundles.conversionWebhooks"),
+	watched("spec.nodes.staticServingMounts"), watched("spec.nodes.bootstrapTokens.mode"),
+	{path: "spec.nodes.clientCertificate.rotation",
+		accepted: []any{"Required", "Ignored", missing},
+		refused:  map[string]any{"enum": "Disabled"}},
+	{path: "spec.nodes.bootstrapTokens.warnBefore",
+		accepted: []any{"0s", "90m", "8760h", missing},
 		refused: map[string]any{
 			"pattern": "1d", "maxLength": overlong,
-			"expiry.minimumRemaining must be at most 87600h (ten years)": "87601h",
+			"nodes.bootstrapTokens.warnBefore must be at most 8760h (a year)": "8761h",
 		}},
 
 	{path: "spec.nodes.selector.matchLabels",
@@ -190,7 +226,7 @@ var specFields = []field{
 			"pattern": "5", "maxLength": overlong,
 			"nodes.probe.timeout must be between 100ms and 1m": "99ms",
 		}},
-}
+})
 
 // validPolicyStatus has every field of a CertificatePolicyStatus.
 var validPolicyStatus = map[string]any{
@@ -201,6 +237,7 @@ var validPolicyStatus = map[string]any{
 		"total": int64(0), "current": int64(0), "rotationDue": int64(0),
 		"overdue": int64(0), "expired": int64(0), "unknown": int64(0),
 	},
+	"controlPlane":    []any{validControlPlaneCertificate},
 	"nextExpiration":  map[string]any{"certificate": "KubeletServing", "node": "node-1", "notAfter": moment},
 	"findings":        []any{validFinding},
 	"omittedFindings": int64(1),
@@ -209,6 +246,23 @@ var validPolicyStatus = map[string]any{
 var validFinding = map[string]any{
 	"reason": "Expired", "severity": "Violation", "subject": map[string]any{"kind": "Node", "name": "node-1"},
 	"certificate": "KubeletClient", "message": "It expired.", "since": moment, "notAfter": moment,
+	"runbookURL": "https://example.com/Expired.md",
+}
+
+var validControlPlaneCertificate = map[string]any{
+	"purpose": "ClusterCA", "source": "kube-system/kube-root-ca.crt", "subject": "CN=a", "issuer": "CN=b",
+	"serialNumber": "1f", "sha256": text(64), "notBefore": moment, "notAfter": moment,
+}
+
+var purposes = []any{
+	"KubeletServing", "KubeletClient", "ClusterCA", "APIServer", "ClientCA", "AggregationCA", "ClusterTrustBundle",
+	"APIServiceCA", "WebhookCA", "ConversionWebhookCA",
+}
+
+var subjectKinds = []any{
+	"Node", "NodePool", "CertificateSigningRequest", "ConfigMap", "Secret", "APIServer", "APIService", "ClusterTrustBundle",
+	"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "CustomResourceDefinition",
+	"DaemonSet", "Deployment", "StatefulSet", "Permission",
 }
 
 func condition(i int) any {
@@ -239,6 +293,12 @@ func boundedRequired(path string, maxLength int) field {
 		refused: map[string]any{"minLength": "", "maxLength": text(maxLength + 1), "required": missing}}
 }
 
+// fingerprint is a required SHA-256 in hexadecimal.
+func fingerprint(path string) field {
+	return field{path: path, accepted: []any{text(64)},
+		refused: map[string]any{"minLength": text(63), "maxLength": text(65), "required": missing}}
+}
+
 // oneOf is a required string that is one of some.
 func oneOf(path string, values ...any) field {
 	return field{path: path, accepted: values, refused: map[string]any{"enum": "Nonsense", "required": missing}}
@@ -251,8 +311,19 @@ var policyStatusFields = []field{
 	count("status.nodes.selected"), count("status.nodes.compliant"), count("status.nodes.violating"), count("status.nodes.unknown"),
 	count("status.certificates.total"), count("status.certificates.current"), count("status.certificates.rotationDue"),
 	count("status.certificates.overdue"), count("status.certificates.expired"), count("status.certificates.unknown"),
-	oneOf("status.nextExpiration.certificate", "KubeletServing", "KubeletClient"),
-	boundedRequired("status.nextExpiration.node", 253),
+	{path: "status.controlPlane",
+		accepted: []any{list(64, same(validControlPlaneCertificate)), missing},
+		refused:  map[string]any{"minItems": []any{}, "maxItems": list(65, same(validControlPlaneCertificate))}},
+	oneOf("status.controlPlane[0].purpose", purposes...),
+	boundedRequired("status.controlPlane[0].source", 317),
+	bounded("status.controlPlane[0].subject", 256),
+	bounded("status.controlPlane[0].issuer", 256),
+	bounded("status.controlPlane[0].serialNumber", 64),
+	fingerprint("status.controlPlane[0].sha256"),
+	required("status.controlPlane[0].notBefore"),
+	required("status.controlPlane[0].notAfter"),
+	oneOf("status.nextExpiration.certificate", purposes...),
+	bounded("status.nextExpiration.node", 253),
 	required("status.nextExpiration.notAfter"),
 	{path: "status.findings",
 		accepted: []any{list(100, same(validFinding)), missing},
@@ -260,13 +331,19 @@ var policyStatusFields = []field{
 	boundedRequired("status.findings[0].reason", 64),
 	oneOf("status.findings[0].severity", "Violation", "Unknown", "Info"),
 	required("status.findings[0].subject"),
-	oneOf("status.findings[0].subject.kind", "Node", "CertificateSigningRequest", "ConfigMap"),
+	oneOf("status.findings[0].subject.kind", subjectKinds...),
 	boundedRequired("status.findings[0].subject.name", 317),
 	{path: "status.findings[0].certificate",
-		accepted: []any{"KubeletServing", "KubeletClient", missing},
+		accepted: append([]any{missing}, purposes...),
 		refused:  map[string]any{"enum": "Nonsense"}},
 	boundedRequired("status.findings[0].message", 1024),
+	bounded("status.findings[0].runbookURL", 256),
 	{path: "status.omittedFindings", accepted: []any{int64(1), missing}, refused: map[string]any{"minimum": int64(0)}},
+}
+
+// setting is a setting of the kubelet, on, off or not known.
+func setting(path string) field {
+	return field{path: path, accepted: []any{"Enabled", "Disabled", missing}, refused: map[string]any{"enum": "true"}}
 }
 
 // validNodeStatus has every field of a NodeCertificatesStatus.
@@ -274,6 +351,12 @@ var validNodeStatus = map[string]any{
 	"serving": map[string]any{
 		"mode": "ClusterSigned", "outcome": "CertificatePresented", "address": "10.0.0.1:10250", "nameMatch": "Match",
 		"message": "It is so.", "since": moment,
+	},
+	"kubelet": map[string]any{
+		"outcome": "Read", "message": "It is so.", "since": moment, "clientRotation": "Enabled", "servingBootstrap": "Disabled",
+		"tlsCertFile": "/etc/kubernetes/certs/kubeletserver.crt", "clientExpires": moment,
+		"clientRenewal":  map[string]any{"errors": int64(1), "rose": moment},
+		"servingRenewal": map[string]any{"errors": int64(0)},
 	},
 	"certificates": []any{map[string]any{
 		"purpose": "KubeletServing", "source": "Handshake", "subject": "CN=a", "issuer": "CN=b", "serialNumber": "1f",
@@ -295,7 +378,7 @@ var stages = []any{"Pending", "Approved", "Issued", "Denied", "Failed", "Deleted
 
 // certificates returns so many, of different purposes and sources as far as there are some.
 func certificates(length int) []any {
-	purposes, sources := []string{"KubeletServing", "KubeletClient"}, []string{"Handshake", "SigningRequest"}
+	sources := []string{"Handshake", "SigningRequest"}
 	return list(length, func(i int) any {
 		return map[string]any{
 			"purpose": purposes[i%2], "source": sources[i/2%2], "sha256": text(64), "notBefore": moment, "notAfter": moment,
@@ -313,17 +396,24 @@ var nodeStatusFields = []field{
 	bounded("status.serving.message", 512),
 	required("status.serving.since"),
 
+	oneOf("status.kubelet.outcome", "Read", "AccessDenied", "Unverified", "Failed"),
+	bounded("status.kubelet.message", 512),
+	required("status.kubelet.since"),
+	setting("status.kubelet.clientRotation"),
+	setting("status.kubelet.servingBootstrap"),
+	bounded("status.kubelet.tlsCertFile", 256),
+	count("status.kubelet.clientRenewal.errors"),
+	count("status.kubelet.servingRenewal.errors"),
+
 	{path: "status.certificates",
 		accepted: []any{certificates(4), missing},
 		refused:  map[string]any{"minItems": []any{}, "maxItems": certificates(9)}},
-	oneOf("status.certificates[0].purpose", "KubeletServing", "KubeletClient"),
+	oneOf("status.certificates[0].purpose", purposes...),
 	oneOf("status.certificates[0].source", "Handshake", "SigningRequest"),
 	bounded("status.certificates[0].subject", 256),
 	bounded("status.certificates[0].issuer", 256),
 	bounded("status.certificates[0].serialNumber", 64),
-	{path: "status.certificates[0].sha256",
-		accepted: []any{text(64)},
-		refused:  map[string]any{"minLength": text(63), "maxLength": text(65), "required": missing}},
+	fingerprint("status.certificates[0].sha256"),
 	required("status.certificates[0].notBefore"),
 	required("status.certificates[0].notAfter"),
 	{path: "status.certificates[0].dnsNames",

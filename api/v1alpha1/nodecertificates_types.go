@@ -16,7 +16,9 @@ import (
 // +kubebuilder:resource:path=nodecertificates,singular=nodecertificates,scope=Cluster,shortName=nodecerts,categories=notafter
 // +kubebuilder:printcolumn:name="Serving-Mode",type=string,JSONPath=`.status.serving.mode`
 // +kubebuilder:printcolumn:name="Serving-Expires",type=string,JSONPath=`.status.certificates[?(@.source=="Handshake")].notAfter`
+// +kubebuilder:printcolumn:name="Client-Expires",type=string,JSONPath=`.status.kubelet.clientExpires`
 // +kubebuilder:printcolumn:name="Signing",type=string,JSONPath=`.status.signingRequests[?(@.signerName=="kubernetes.io/kubelet-serving")].stage`
+// +kubebuilder:printcolumn:name="Client-Issued-Until",type=string,priority=1,JSONPath=`.status.certificates[?(@.purpose=="KubeletClient")].notAfter`
 // +kubebuilder:printcolumn:name="Address",type=string,priority=1,JSONPath=`.status.serving.address`
 // +kubebuilder:printcolumn:name="Probe",type=string,priority=1,JSONPath=`.status.serving.outcome`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -47,6 +49,11 @@ type NodeCertificatesStatus struct {
 	// serving is what the latest TLS handshake with the kubelet showed. Absent until the node was first probed.
 	// +optional
 	Serving *ServingStatus `json:"serving,omitempty"`
+
+	// kubelet is what the kubelet says of itself, on its metrics and configz endpoints. Absent until it was first asked, and
+	// while no policy requires what only it can tell.
+	// +optional
+	Kubelet *KubeletStatus `json:"kubelet,omitempty"`
 
 	// certificates are the newest known certificate per purpose and source.
 	// +optional
@@ -145,9 +152,95 @@ type ServingStatus struct {
 	Since metav1.Time `json:"since,omitempty,omitzero"`
 }
 
+// KubeletOutcome is how asking a kubelet about itself ended.
+//
+// +kubebuilder:validation:Enum=Read;AccessDenied;Unverified;Failed
+type KubeletOutcome string
+
+const (
+	// KubeletRead is a kubelet that answered.
+	KubeletRead KubeletOutcome = "Read"
+	// KubeletAccessDenied is a kubelet that refused, a token that the API server refused to issue, or no account to ask with.
+	KubeletAccessDenied KubeletOutcome = "AccessDenied"
+	// KubeletUnverified is a kubelet that was not asked, because its serving certificate did not verify: the token is sent
+	// over verified connections only.
+	KubeletUnverified KubeletOutcome = "Unverified"
+	// KubeletFailed is a kubelet that could not be reached, or did not answer as a kubelet does.
+	KubeletFailed KubeletOutcome = "Failed"
+)
+
+// KubeletSetting says whether a setting of the kubelet is on.
+//
+// +kubebuilder:validation:Enum=Enabled;Disabled
+type KubeletSetting string
+
+const (
+	// KubeletSettingEnabled is a setting that is on.
+	KubeletSettingEnabled KubeletSetting = "Enabled"
+	// KubeletSettingDisabled is a setting that is off.
+	KubeletSettingDisabled KubeletSetting = "Disabled"
+)
+
+// KubeletStatus is what a kubelet says of itself. What it said last stays while it can't be asked.
+type KubeletStatus struct {
+	// outcome is how asking it ended.
+	// +required
+	Outcome KubeletOutcome `json:"outcome,omitempty"`
+
+	// message is the error, unless the outcome is Read.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Message string `json:"message,omitempty"`
+
+	// since is when the outcome became what it is.
+	// +required
+	Since metav1.Time `json:"since,omitempty,omitzero"`
+
+	// clientRotation is rotateCertificates of the kubelet's configuration: whether it renews its client certificate.
+	// +optional
+	ClientRotation KubeletSetting `json:"clientRotation,omitempty"`
+
+	// servingBootstrap is serverTLSBootstrap of the kubelet's configuration: whether it requests its serving certificate.
+	// +optional
+	ServingBootstrap KubeletSetting `json:"servingBootstrap,omitempty"`
+
+	// tlsCertFile is tlsCertFile of the kubelet's configuration: the file with a static serving certificate.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	TLSCertFile string `json:"tlsCertFile,omitempty"`
+
+	// clientExpires is when the client certificate in use expires, worked out from the remaining time that the kubelet
+	// gives, to within seconds. Absent when the kubelet gives none, or an infinite one.
+	// +optional
+	ClientExpires *metav1.Time `json:"clientExpires,omitempty"`
+
+	// clientRenewal tells of failures to renew the client certificate.
+	// +optional
+	ClientRenewal *RenewalStatus `json:"clientRenewal,omitempty"`
+
+	// servingRenewal tells of failures to renew the serving certificate.
+	// +optional
+	ServingRenewal *RenewalStatus `json:"servingRenewal,omitempty"`
+}
+
+// RenewalStatus counts a kubelet's failures to renew one of its certificates.
+type RenewalStatus struct {
+	// errors is how many attempts have failed since the kubelet was started.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Errors *int64 `json:"errors,omitempty"`
+
+	// rose is when the count was last seen to have risen. Absent while it has not risen since it was first read or, of a client
+	// certificate, since that was renewed.
+	// +optional
+	Rose *metav1.Time `json:"rose,omitempty"`
+}
+
 // CertificatePurpose says what a certificate is for.
 //
-// +kubebuilder:validation:Enum=KubeletServing;KubeletClient
+// +kubebuilder:validation:Enum=KubeletServing;KubeletClient;ClusterCA;APIServer;ClientCA;AggregationCA;ClusterTrustBundle;APIServiceCA;WebhookCA;ConversionWebhookCA
 type CertificatePurpose string
 
 const (
@@ -155,6 +248,22 @@ const (
 	PurposeKubeletServing CertificatePurpose = "KubeletServing"
 	// PurposeKubeletClient is the certificate by which a kubelet authenticates to the API server.
 	PurposeKubeletClient CertificatePurpose = "KubeletClient"
+	// PurposeClusterCA is a certificate of the Cluster CA.
+	PurposeClusterCA CertificatePurpose = "ClusterCA"
+	// PurposeAPIServer is the certificate that an API server serves.
+	PurposeAPIServer CertificatePurpose = "APIServer"
+	// PurposeClientCA is a CA that client certificates are verified with.
+	PurposeClientCA CertificatePurpose = "ClientCA"
+	// PurposeAggregationCA is a CA that aggregated API servers verify the API server with.
+	PurposeAggregationCA CertificatePurpose = "AggregationCA"
+	// PurposeClusterTrustBundle is a CA in a ClusterTrustBundle.
+	PurposeClusterTrustBundle CertificatePurpose = "ClusterTrustBundle"
+	// PurposeAPIServiceCA is a CA that the API server verifies an aggregated API server with.
+	PurposeAPIServiceCA CertificatePurpose = "APIServiceCA"
+	// PurposeWebhookCA is a CA that the API server verifies an admission webhook with.
+	PurposeWebhookCA CertificatePurpose = "WebhookCA"
+	// PurposeConversionWebhookCA is a CA that the API server verifies a conversion webhook with.
+	PurposeConversionWebhookCA CertificatePurpose = "ConversionWebhookCA"
 )
 
 // EvidenceSource says how a certificate became known.

@@ -33,11 +33,29 @@ func duration(d *metav1.Duration) time.Duration {
 	return d.Duration
 }
 
+func expectExpiry(expiry v1alpha1.ExpirySpec, minimumRemaining time.Duration) {
+	GinkgoHelper()
+	Expect(expiry.WarnAtLifetimePercent).To(Equal(v1alpha1.DefaultWarnAtLifetimePercent))
+	Expect(expiry.OverdueAtLifetimePercent).To(Equal(v1alpha1.DefaultOverdueAtLifetimePercent))
+	Expect(duration(expiry.MinimumRemaining)).To(Equal(minimumRemaining))
+}
+
 func expectDefaults(spec v1alpha1.CertificatePolicySpec) {
 	GinkgoHelper()
-	Expect(spec.Expiry.WarnAtLifetimePercent).To(Equal(v1alpha1.DefaultWarnAtLifetimePercent))
-	Expect(spec.Expiry.OverdueAtLifetimePercent).To(Equal(v1alpha1.DefaultOverdueAtLifetimePercent))
-	Expect(duration(spec.Expiry.MinimumRemaining)).To(Equal(v1alpha1.DefaultMinimumRemaining))
+	expectExpiry(spec.Expiry, v1alpha1.DefaultMinimumRemaining)
+	expectExpiry(spec.ControlPlane.Expiry, v1alpha1.DefaultControlPlaneMinimumRemaining)
+	Expect(spec.ControlPlane).To(HaveField("ClusterCA", v1alpha1.WatchWatched))
+	Expect(spec.ControlPlane).To(HaveField("APIServer", v1alpha1.WatchWatched))
+	Expect(spec.ControlPlane).To(HaveField("ClientCA", v1alpha1.WatchWatched))
+	Expect(spec.ControlPlane).To(HaveField("Aggregation", v1alpha1.WatchWatched))
+	Expect(spec.TrustBundles).To(Equal(v1alpha1.TrustBundlesSpec{
+		APIServices: v1alpha1.WatchWatched, Webhooks: v1alpha1.WatchWatched, ConversionWebhooks: v1alpha1.WatchWatched,
+	}))
+	Expect(spec.Nodes.Expiry).To(BeNil())
+	Expect(spec.Nodes.ClientCertificate.Rotation).To(Equal(v1alpha1.ClientRotationRequired))
+	Expect(spec.Nodes.StaticServingMounts).To(Equal(v1alpha1.WatchWatched))
+	Expect(spec.Nodes.BootstrapTokens.Mode).To(Equal(v1alpha1.WatchIgnored))
+	Expect(duration(spec.Nodes.BootstrapTokens.WarnBefore)).To(Equal(v1alpha1.DefaultBootstrapTokenWarnBefore))
 	Expect(spec.Nodes.Selector).To(Equal(v1alpha1.NodeSelector{}))
 	Expect(spec.Nodes.ServingCertificate).To(Equal(v1alpha1.ServingCertificateSpec{Rotation: v1alpha1.ServingRotationRequired}))
 	Expect(duration(spec.Nodes.SigningRequests.PendingTimeout)).To(Equal(v1alpha1.DefaultPendingTimeout))
@@ -57,11 +75,26 @@ var _ = Describe("Defaults", func() {
 		expectDefaults(got.Spec)
 	},
 		Entry("an empty spec", `{}`),
-		Entry("empty parts", `{expiry: {}, nodes: {selector: {}, servingCertificate: {}, signingRequests: {}, probe: {}}}`),
-		Entry("null parts", `{expiry: null, nodes: {servingCertificate: null, signingRequests: null, probe: null}}`),
+		Entry("empty parts", `{expiry: {}, controlPlane: {}, trustBundles: {}, nodes: {selector: {}, servingCertificate: {},
+			clientCertificate: {}, bootstrapTokens: {}, signingRequests: {}, probe: {}}}`),
+		Entry("null parts", `{expiry: null, controlPlane: null, trustBundles: null, nodes: {servingCertificate: null,
+			expiry: null, clientCertificate: null, bootstrapTokens: null, signingRequests: null, probe: null}}`),
+		Entry("null parts of parts", `{controlPlane: {expiry: null, clusterCA: null}, nodes: {bootstrapTokens: {mode: null}}}`),
 		Entry("null fields", `{expiry: {minimumRemaining: null}, nodes: {probe: {timeout: null}}}`),
 		Entry("a part of a part", `{expiry: {warnAtLifetimePercent: 80}, nodes: {probe: {interval: 10m}}}`),
 	)
+
+	It("fill in what a part leaves out of an expiry of its own", func(ctx SpecContext) {
+		created := policy("parts", `{controlPlane: {expiry: {warnAtLifetimePercent: 80}}, nodes: {expiry: {}}}`)
+		Expect(k8sClient.Create(ctx, created)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(k8sClient.Delete(ctx, created)).To(Succeed()) })
+
+		var got v1alpha1.CertificatePolicy
+		Expect(k8sClient.Get(ctx, client.ObjectKeyFromObject(created), &got)).To(Succeed())
+		expectExpiry(got.Spec.ControlPlane.Expiry, v1alpha1.DefaultMinimumRemaining)
+		Expect(got.Spec.Nodes.Expiry).NotTo(BeNil())
+		expectExpiry(*got.Spec.Nodes.Expiry, v1alpha1.DefaultMinimumRemaining)
+	})
 
 	It("fill in what a Go client leaves at zero, and survive its update", func(ctx SpecContext) {
 		p := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: "typed"}}
@@ -158,6 +191,7 @@ var _ = Describe("kubectl", func() {
 	},
 		Entry("a kind", "certificatepolicy", "CertificatePolicy says what must hold"),
 		Entry("a field", "certpolicy.spec.expiry.minimumRemaining", "minimumRemaining is an absolute floor"),
+		Entry("a part of its own", "certpolicy.spec.controlPlane.expiry", "Left out as a whole"),
 		Entry("the other kind", "nodecerts.status.serving", "serving is what the latest TLS handshake"),
 	)
 
@@ -172,8 +206,8 @@ var _ = Describe("kubectl", func() {
 		for args, want := range map[string]string{
 			"certpolicy columns":         "NAME READY COMPLIANT NODES VIOLATING NEXT-EXPIRY AGE",
 			"certpolicy columns -o wide": "NAME READY COMPLIANT NODES VIOLATING NEXT-EXPIRY REASON UNKNOWN CERTIFICATES DUE OVERDUE EXPIRED AGE",
-			"nodecerts columns":          "NAME SERVING-MODE SERVING-EXPIRES SIGNING AGE",
-			"nodecerts columns -o wide":  "NAME SERVING-MODE SERVING-EXPIRES SIGNING ADDRESS PROBE AGE",
+			"nodecerts columns":          "NAME SERVING-MODE SERVING-EXPIRES CLIENT-EXPIRES SIGNING AGE",
+			"nodecerts columns -o wide":  "NAME SERVING-MODE SERVING-EXPIRES CLIENT-EXPIRES SIGNING CLIENT-ISSUED-UNTIL ADDRESS PROBE AGE",
 		} {
 			output, err := kubectl(ctx, "", append([]string{"get"}, strings.Fields(args)...)...)
 			Expect(err).NotTo(HaveOccurred(), output)

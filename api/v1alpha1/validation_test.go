@@ -104,6 +104,10 @@ var _ = Describe("CertificatePolicy spec", func() {
 		Entry("warns at the default of overdue", `{expiry: {warnAtLifetimePercent: 90}}`, "spec.expiry", warnMessage),
 		Entry("warns after the default of overdue", `{expiry: {warnAtLifetimePercent: 95}}`, "spec.expiry", warnMessage),
 		Entry("is overdue before the default of warning", `{expiry: {overdueAtLifetimePercent: 80}}`, "spec.expiry", warnMessage),
+		Entry("warns of the control plane at the default of overdue", `{controlPlane: {expiry: {warnAtLifetimePercent: 90}}}`,
+			"spec.controlPlane.expiry", warnMessage),
+		Entry("warns of the nodes at the default of overdue", `{nodes: {expiry: {warnAtLifetimePercent: 90}}}`,
+			"spec.nodes.expiry", warnMessage),
 		Entry("probes more often than a default probe may take", `{nodes: {probe: {timeout: 1m, interval: 30s}}}`,
 			"spec.nodes.probe", timeoutMessage),
 	)
