@@ -5,23 +5,27 @@
 package trust
 
 import (
-	"context"
 	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/notafter/notafter/controllers/internal/pki"
 )
 
+// Reader reads ConfigMaps: an *optional.Source of them does.
+type Reader interface {
+	// Get returns the ConfigMap and whether there is one.
+	Get(name types.NamespacedName) (*corev1.ConfigMap, bool, error)
+}
+
 // Source is the ConfigMap that holds the trust bundle. Its fields may be set by hand; New adds the memory that spares
 // parsing the same bundle again.
 type Source struct {
-	// Reader reads the ConfigMap, from a cache as a rule.
-	Reader client.Reader
+	// Reader reads the ConfigMap.
+	Reader Reader
 	// ConfigMap is where the bundle is.
 	ConfigMap types.NamespacedName
 	// Key is the key in the ConfigMap's data whose value is the bundle, as PEM blocks.
@@ -45,27 +49,31 @@ type version struct {
 }
 
 // New returns a Source that parses each version of the ConfigMap once. Its copies share that memory.
-func New(reader client.Reader, configMap types.NamespacedName, key string) Source {
+func New(reader Reader, configMap types.NamespacedName, key string) Source {
 	return Source{Reader: reader, ConfigMap: configMap, Key: key, memo: &memo{}}
 }
 
 // Bundle returns the trust bundle. The error names the ConfigMap, the key and what to do; it is the same as long as its
 // cause is the same.
-func (s Source) Bundle(ctx context.Context) (*pki.TrustBundle, error) {
-	configMap := &corev1.ConfigMap{}
-	if err := s.Reader.Get(ctx, s.ConfigMap, configMap); err != nil {
+func (s Source) Bundle() (*pki.TrustBundle, error) {
+	configMap, found, err := s.Reader.Get(s.ConfigMap)
+	if err != nil {
 		return nil, s.explain(err)
+	}
+	if !found {
+		return nil, fmt.Errorf("there is no ConfigMap %s to read the Cluster CA from key %q of: create it, or name another",
+			s.ConfigMap, s.Key)
 	}
 	if s.memo == nil {
 		return s.parse(configMap)
 	}
 	s.memo.Lock()
 	defer s.memo.Unlock()
-	found := version{uid: configMap.UID, resourceVersion: configMap.ResourceVersion}
+	current := version{uid: configMap.UID, resourceVersion: configMap.ResourceVersion}
 	// An object without a resourceVersion did not come from an API server.
-	if found.resourceVersion == "" || s.memo.version != found {
+	if current.resourceVersion == "" || s.memo.version != current {
 		s.memo.bundle, s.memo.err = s.parse(configMap)
-		s.memo.version = found
+		s.memo.version = current
 	}
 	return s.memo.bundle, s.memo.err
 }
@@ -85,14 +93,9 @@ func (s Source) parse(configMap *corev1.ConfigMap) (*pki.TrustBundle, error) {
 }
 
 func (s Source) explain(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("there is no ConfigMap %s to read the Cluster CA from key %q of: create it, or name another: %w",
+	if apierrors.IsForbidden(err) {
+		return fmt.Errorf("ConfigMap %s, key %q may not be read: grant list and watch on that ConfigMap: %w",
 			s.ConfigMap, s.Key, err)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("ConfigMap %s, key %q may not be read: grant get, list and watch on that ConfigMap: %w",
-			s.ConfigMap, s.Key, err)
-	default:
-		return fmt.Errorf("reading ConfigMap %s, key %q: %w", s.ConfigMap, s.Key, err)
 	}
+	return fmt.Errorf("reading ConfigMap %s, key %q: %w", s.ConfigMap, s.Key, err)
 }

@@ -4,7 +4,6 @@
 package trust_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -14,9 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 )
@@ -27,26 +25,36 @@ func configMap(data map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}, Data: data}
 }
 
+// reader answers with what it holds: one ConfigMap, none, or an error.
+type reader struct {
+	configMap *corev1.ConfigMap
+	err       error
+}
+
+func (r reader) Get(key types.NamespacedName) (*corev1.ConfigMap, bool, error) {
+	if r.err != nil || r.configMap == nil || client.ObjectKeyFromObject(r.configMap) != key {
+		return nil, false, r.err
+	}
+	return r.configMap, true, nil
+}
+
 func TestBundleErrors(t *testing.T) {
-	forbidden := interceptor.Funcs{Get: func(
-		context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption,
-	) error {
-		return apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, name.Name, nil)
-	}}
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, name.Name, nil)
 	for test, source := range map[string]struct {
-		builder *fake.ClientBuilder
-		want    string
+		reader reader
+		want   string
 	}{
-		"no ConfigMap": {fake.NewClientBuilder(), "there is no ConfigMap"},
-		"no key":       {fake.NewClientBuilder().WithObjects(configMap(nil)), "another key must be named"},
+		"no ConfigMap": {reader{}, "there is no ConfigMap"},
+		"no key":       {reader{configMap: configMap(nil)}, "another key must be named"},
 		"garbage": {
-			fake.NewClientBuilder().WithObjects(configMap(map[string]string{"ca.crt": "garbage"})),
+			reader{configMap: configMap(map[string]string{"ca.crt": "garbage"})},
 			"it must hold the Cluster CA as PEM certificates",
 		},
-		"forbidden": {fake.NewClientBuilder().WithInterceptorFuncs(forbidden), "grant get, list and watch"},
+		"forbidden": {reader{err: forbidden}, "grant list and watch"},
+		"not read":  {reader{err: optional.ErrNotSynced}, "not read yet"},
 	} {
 		t.Run(test, func(t *testing.T) {
-			bundle, err := trust.New(source.builder.Build(), name, "ca.crt").Bundle(t.Context())
+			bundle, err := trust.New(source.reader, name, "ca.crt").Bundle()
 			if bundle != nil || err == nil {
 				t.Fatalf("Bundle() = %v, %v", bundle, err)
 			}
@@ -62,34 +70,32 @@ func TestBundleErrors(t *testing.T) {
 func TestBundleIsParsedOncePerVersion(t *testing.T) {
 	first, second := pkitest.NewCA("first"), pkitest.NewCA("second")
 	object := configMap(map[string]string{"ca.crt": string(first.PEM())})
-	c := fake.NewClientBuilder().WithObjects(object).Build()
-	source := trust.New(c, name, "ca.crt")
+	object.ResourceVersion = "1"
+	api := &reader{configMap: object}
+	source := trust.New(api, name, "ca.crt")
 
-	before, err := source.Bundle(t.Context())
+	before, err := source.Bundle()
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := source.Bundle(t.Context())
+	again, err := source.Bundle()
 	if err != nil || again != before {
 		t.Errorf("the same ConfigMap was parsed twice: %v", err)
 	}
-	object.Data["ca.crt"] += string(second.PEM())
-	if err := c.Update(t.Context(), object); err != nil {
-		t.Fatal(err)
-	}
-	after, err := source.Bundle(t.Context())
+	api.configMap = object.DeepCopy()
+	api.configMap.Data["ca.crt"] += string(second.PEM())
+	api.configMap.ResourceVersion = "2"
+	after, err := source.Bundle()
 	if err != nil || len(after.Certificates()) != 2 || after.Fingerprint() == before.Fingerprint() {
 		t.Errorf("a changed ConfigMap is not seen: %v, %v", after, err)
 	}
-	if err := c.Delete(t.Context(), object); err != nil {
-		t.Fatal(err)
-	}
-	if bundle, err := source.Bundle(t.Context()); err == nil {
+	api.configMap = nil
+	if bundle, err := source.Bundle(); err == nil {
 		t.Errorf("a deleted ConfigMap is not noticed: %v", bundle)
 	}
 
-	literal := trust.Source{Reader: c, ConfigMap: name, Key: "ca.crt"}
-	if _, err := literal.Bundle(t.Context()); err == nil {
+	literal := trust.Source{Reader: api, ConfigMap: name, Key: "ca.crt"}
+	if _, err := literal.Bundle(); err == nil {
 		t.Error("a Source without memory finds a deleted ConfigMap")
 	}
 }
