@@ -1,12 +1,13 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tlsprobe looks at the certificate that a kubelet serves, by one TLS handshake over which nothing is sent. The
-// peer is hostile until proven otherwise: a node chooses its own address and port, so everything read from it is bounded
-// in time, in bytes and in the number of certificates.
+// Package tlsprobe looks at the certificate that a kubelet or an API server serves, by one TLS handshake over which nothing
+// is sent. The peer is hostile until proven otherwise: a node chooses its own address and port, so everything read from it
+// is bounded in time, in bytes and in the number of certificates.
 package tlsprobe
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -33,10 +35,24 @@ var (
 	errTooManyCertificates = fmt.Errorf("the peer presented more than %d certificates", maxCertificates)
 )
 
-// Target is the kubelet to look at.
+// Target is the server to look at.
 type Target struct {
 	// Address is its IP address and port.
 	Address netip.AddrPort
+	// Host, if set, is a DNS name that is connected to on the port of Address, and that the server is told. The IP address
+	// does not count then.
+	Host string
+}
+
+func (t Target) dialAddress() string {
+	if t.Host != "" {
+		return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Address.Port())))
+	}
+	return t.Address.String()
+}
+
+func (t Target) serverName() string {
+	return cmp.Or(t.Host, t.Address.Addr().String())
 }
 
 // Result is what one handshake showed.
@@ -79,7 +95,7 @@ func (p *Prober) Probe(ctx context.Context, target Target, timeout time.Duration
 }
 
 func (p *Prober) probe(ctx context.Context, target Target) Result {
-	conn, err := p.dialer.DialContext(ctx, "tcp", target.Address.String())
+	conn, err := p.dialer.DialContext(ctx, "tcp", target.dialAddress())
 	if err != nil {
 		return Result{
 			Outcome: v1alpha1.ProbeUnreachable, Message: describe("connecting", err), TimedOut: timedOut(err),
@@ -95,7 +111,7 @@ func handshake(ctx context.Context, conn net.Conn, target Target) Result {
 		// The chain is taken as it is: who signed it is judged afterwards, against the trust bundle, because a
 		// certificate that does not verify is exactly what has to be reported.
 		InsecureSkipVerify: true, //nolint:gosec // nothing is sent and nothing read over this connection
-		ServerName:         target.Address.Addr().String(),
+		ServerName:         target.serverName(),
 		MinVersion:         tls.VersionTLS12,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			presented = true

@@ -134,6 +134,24 @@ func TestProbeCertificatePresented(t *testing.T) {
 	}
 }
 
+func TestProbeByHost(t *testing.T) {
+	asked := make(chan string, 1)
+	target := listen(t, serveTLS(&tls.Config{
+		Certificates: []tls.Certificate{newCertificate(0)}, MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			asked <- hello.ServerName
+			return nil, nil
+		},
+	}))
+	target = tlsprobe.Target{Host: "localhost", Address: netip.AddrPortFrom(netip.Addr{}, target.Address.Port())}
+	if result := probe(t, target, generous); result.Outcome != v1alpha1.ProbeCertificatePresented {
+		t.Fatalf("result = %+v", result)
+	}
+	if name := <-asked; name != "localhost" {
+		t.Errorf("asked for the server %q", name)
+	}
+}
+
 func TestProbeFailures(t *testing.T) {
 	certificate := newCertificate(0)
 	for name, test := range map[string]struct {
