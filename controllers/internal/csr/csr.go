@@ -93,6 +93,21 @@ func nodeOf(user string) string {
 	return name
 }
 
+// ReadOf is the part of a request's spec that this package reads. Of one that was issued, that is whose it is: the rules for
+// requests are past. It is what a cache of thousands needs to keep.
+func ReadOf(req *certificatesv1.CertificateSigningRequest) certificatesv1.CertificateSigningRequestSpec {
+	read := certificatesv1.CertificateSigningRequestSpec{
+		SignerName: req.Spec.SignerName, Username: req.Spec.Username, Request: req.Spec.Request, Usages: req.Spec.Usages,
+	}
+	if Stage(req) == v1alpha1.StageIssued {
+		read.Usages = nil
+		if strings.HasPrefix(req.Spec.Username, nodeUserPrefix) {
+			read.Request = nil
+		}
+	}
+	return read
+}
+
 // Stage is how far a request has come, as the kubelet that waits for it sees it: denied and failed are the end, even
 // beside a certificate, and a certificate counts only once approved.
 // https://github.com/kubernetes/client-go/blob/v0.37.2/util/certificate/csr/csr.go (WaitForCertificate).

@@ -10,6 +10,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/notafter/notafter/api/v1alpha1"
 )
 
 // nodesGroup is the organization of every kubelet's certificate.
@@ -17,12 +19,15 @@ const nodesGroup = "system:nodes"
 
 // Malformed says what in a request breaks the rules of its signer, so that it cannot be signed as it is: all of it,
 // in the order of the rules, within the bounds of SigningRequestStatus. It is "" for a request that breaks none, or
-// that is for another signer than the two of the kubelets. The rules are those of
+// that is for another signer than the two of the kubelets, and for one that was issued. The rules are those of
 // https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/apis/certificates/helpers.go (ValidateKubeletServingCSR
 // and ValidateKubeletClientCSR), and one that approvers apply: a node may ask for itself only
 // (https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/controller/certificates/approver/sarapprove.go,
 // isSelfNodeClientCert).
 func Malformed(req *certificatesv1.CertificateSigningRequest) string {
+	if Stage(req) == v1alpha1.StageIssued {
+		return ""
+	}
 	var names func(*x509.CertificateRequest) []string
 	var usage certificatesv1.KeyUsage
 	switch req.Spec.SignerName {

@@ -83,7 +83,8 @@ func (b *TrustBundle) Fingerprint() string { return b.fingerprint }
 // is made at that moment of the certificate's validity that is nearest to now. Neither is a name matched: see
 // CoversAddress.
 //
-// A CA of the bundle that signed it, and is not valid at that moment, makes an error that is ErrCAExpired, names the CA and says when it expired.
+// A CA of the bundle that signed it, and is not valid at that moment, makes an error that is ErrCAExpired, names the CA
+// and says when it expired.
 // Errors hold no time that moves by itself, and are bounded in length.
 func (b *TrustBundle) VerifyServing(chain []*x509.Certificate, now time.Time) error {
 	if err := checkPresented(chain); err != nil {

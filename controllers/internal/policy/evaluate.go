@@ -6,13 +6,16 @@
 // instant at which it can change by itself.
 //
 // One file holds one concern: lifetime.go the certificates' age, serving.go what the kubelets serve, signingrequest.go
-// their CertificateSigningRequests, knowing.go what could not be learnt, verdict.go the aggregation.
+// their CertificateSigningRequests, kubelet.go what they say of themselves, bootstrap.go how machines become and stay nodes,
+// workload.go what relies on static files, knowing.go what could not be learnt, verdict.go and tally.go the aggregation.
+// controlplane.go and trustbundle.go judge the control plane and the CA bundles, bundleage.go the age of either.
 package policy
 
 import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -32,6 +35,11 @@ type Node struct {
 	NodeImageVersion string
 	// HasAddress says that status.addresses holds an InternalIP or ExternalIP.
 	HasAddress bool
+	// InternalIPs are those of status.addresses.
+	InternalIPs []string
+	// Ready is the status of the Node's condition Ready, and ReadySince when it became that; empty and zero while it has none.
+	Ready      corev1.ConditionStatus
+	ReadySince time.Time
 	// Observed is the status of the node's NodeCertificates; nil until there is one.
 	Observed *v1alpha1.NodeCertificatesStatus
 }
@@ -41,14 +49,18 @@ type Request struct {
 	Name, SignerName string
 	// NodeName is the node that it claims to be of; empty when it claims none.
 	NodeName string
-	Stage    v1alpha1.SigningStage
-	Created  time.Time
+	// Requestor is the user that filed it.
+	Requestor string
+	Stage     v1alpha1.SigningStage
+	Created   time.Time
 	// Decided is when it was approved, denied or failed; zero when it was not, or when nothing says when.
 	Decided time.Time
 	// Refusal is the reason and message of a denied or failed request.
 	Refusal string
 	// Malformed says what is wrong with a request that no signer can sign as it is.
 	Malformed string
+	// Registered says that the Node was there once since the request was filed, as far as notafter has been watching.
+	Registered bool
 }
 
 // Input is everything that a verdict depends on.
@@ -63,6 +75,14 @@ type Input struct {
 	TrustError string
 	// TrustSource is the namespace/name of the ConfigMap that holds the Cluster CA.
 	TrustSource string
+	// ControlPlane is what is known of the control plane and the trust bundles; nil until that was observed.
+	ControlPlane *ControlPlane
+	// Workloads are those that mount the static serving certificate, in any order.
+	Workloads []Workload
+	// Tokens are the bootstrap tokens, in any order; none unless the spec watches them.
+	Tokens []Token
+	// Denied are the permissions that are missing for evidence that the spec asks for, in any order.
+	Denied []Denial
 	// Now is the instant of the evaluation.
 	Now time.Time
 }
@@ -74,8 +94,10 @@ type Verdict struct {
 	// Nodes counts the nodes by their verdict.
 	Nodes v1alpha1.NodeCounts
 	// Certificates counts the judged certificates by their state: of each node the serving certificate, unless its kubelet
-	// says that it has none, and the client certificate, if one is known.
+	// says that it has none, and the client certificate, if one is known; and the watched ones of the control plane.
 	Certificates v1alpha1.CertificateCounts
+	// ControlPlane describes the watched certificates of the control plane, in the order of their purposes and sources.
+	ControlPlane []v1alpha1.ControlPlaneCertificate
 	// NextExpiration is the valid certificate that expires first; nil when there is none.
 	NextExpiration *v1alpha1.NextExpiration
 	// Conditions are Compliant and the detail conditions, with Type, Status, Reason and Message only.
@@ -100,12 +122,17 @@ var checks = []check{
 	checkServingDisabled,
 	checkServingLabel,
 	checkSigningRequests,
+	checkKubeletSettings,
+	checkRenewals,
+	checkStranded,
+	checkClusterSigned,
 }
 
 // Evaluate judges the nodes and signing requests against the spec.
 func Evaluate(in Input) Verdict {
-	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource}
+	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource, nodes: in.Nodes}
 	e.checkTrust()
+	e.judgeDenied(in.Denied)
 	var f facts // one for all nodes, so that a healthy node costs no allocation
 	for i := range in.Nodes {
 		f.gather(&in.Nodes[i])
@@ -116,6 +143,12 @@ func Evaluate(in Input) Verdict {
 		e.tally.addNode(e.found[first:], e.dependsOnTrust(&f))
 	}
 	e.judgeOrphans(in.Requests)
+	e.judgeControlPlane(&in)
+	e.judgeTrustBundles(&in)
+	e.judgeUnregistered(in.Requests)
+	e.judgePools(in.Nodes)
+	e.judgeTokens(in.Tokens)
+	e.judgeWorkloads(in.Workloads)
 	return e.verdict(len(in.Nodes))
 }
 
@@ -129,6 +162,17 @@ type evaluation struct {
 	found        []rankedFinding
 	tally        tally
 	certificates certificateTally
+
+	// listed are the certificates of the control plane.
+	listed []*Certificate
+	// nodes are the selected ones, and learnt is the lifetime that their newest known client certificate shows; nil until it
+	// is asked for.
+	nodes  []Node
+	learnt *time.Duration
+	// stranded are the nodes that are not ready, with an expired client certificate.
+	stranded []strandedNode
+	// clusterSigned says that a node serves a certificate of the Cluster CA.
+	clusterSigned bool
 }
 
 // reached says whether the instant has come. If not, the verdict is due for another look then.
@@ -151,7 +195,9 @@ type facts struct {
 	// issued is the newest serving certificate issued through a signing request, served or not.
 	issued *v1alpha1.CertificateStatus
 	// client is the newest client certificate issued through a signing request.
-	client                        *v1alpha1.CertificateStatus
+	client *v1alpha1.CertificateStatus
+	// self is what the kubelet says of itself.
+	self                          *v1alpha1.KubeletStatus
 	servingRequest, clientRequest *v1alpha1.SigningRequestStatus
 }
 
@@ -161,7 +207,7 @@ func (f *facts) gather(node *Node) {
 	if node.Observed == nil {
 		return
 	}
-	f.serving = node.Observed.Serving
+	f.serving, f.self = node.Observed.Serving, node.Observed.Kubelet
 	for i := range node.Observed.Certificates {
 		certificate := &node.Observed.Certificates[i]
 		switch {

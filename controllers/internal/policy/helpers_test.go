@@ -38,7 +38,7 @@ func ptrAt(after time.Duration) *metav1.Time {
 	return &t
 }
 
-// aksSpec is a defaulted policy with AKS's label and limits.
+// aksSpec is a defaulted policy with AKS's label and limits, for the nodes only.
 func aksSpec() *v1alpha1.CertificatePolicySpec {
 	return &v1alpha1.CertificatePolicySpec{
 		Expiry: v1alpha1.ExpirySpec{
@@ -55,6 +55,14 @@ func aksSpec() *v1alpha1.CertificatePolicySpec {
 				PendingTimeout: &metav1.Duration{Duration: 5 * time.Minute},
 				IssueTimeout:   &metav1.Duration{Duration: 2 * time.Minute},
 			},
+		},
+		ControlPlane: v1alpha1.ControlPlaneSpec{
+			ClusterCA: v1alpha1.WatchIgnored, APIServer: v1alpha1.WatchIgnored,
+			ClientCA: v1alpha1.WatchIgnored, Aggregation: v1alpha1.WatchIgnored,
+		},
+		TrustBundles: v1alpha1.TrustBundlesSpec{
+			APIServices: v1alpha1.WatchIgnored, Webhooks: v1alpha1.WatchIgnored,
+			ConversionWebhooks: v1alpha1.WatchIgnored,
 		},
 	}
 }

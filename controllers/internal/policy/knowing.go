@@ -10,20 +10,33 @@ import (
 )
 
 // checkTrust reports a Cluster CA that cannot be read, once and not on every node, if the policy judges who signed the
-// serving certificates.
+// serving certificates, or the Cluster CA itself.
 func (e *evaluation) checkTrust() {
-	if e.trustError == "" || e.rules.rotation == v1alpha1.ServingRotationIgnored {
+	var concerns concern
+	purpose := v1alpha1.PurposeKubeletServing
+	if e.rules.rotation != v1alpha1.ServingRotationIgnored {
+		concerns |= serving
+	} else {
+		purpose = v1alpha1.PurposeClusterCA
+	}
+	if e.rules.watched.clusterCA {
+		concerns |= lifetimes | controlPlane
+	}
+	if e.rules.watched.apiServer {
+		concerns |= controlPlane
+	}
+	if e.trustError == "" || concerns == 0 {
 		return
 	}
-	e.add(v1alpha1.Finding{
+	e.addTo(concerns, v1alpha1.Finding{
 		Reason:      v1alpha1.ReasonTrustBundleUnavailable,
-		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: printable(e.trustSource, 317)},
-		Certificate: v1alpha1.PurposeKubeletServing,
+		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: printable(e.trustSource, maxQualified)},
+		Certificate: purpose,
 		Message: fmt.Sprintf("The Cluster CA could not be read: %s. Without it nothing tells whether the kubelets serve "+
 			"certificates of the cluster. Restore the ConfigMap, or let the manager's flags name the one that holds the "+
 			"CA of the kubelets' serving certificates.", printable(e.trustError, 2*maxPhrase)),
 	})
-	e.tally.addOther(e.found)
+	e.tally.addOther(sourceGroup, e.found)
 }
 
 // dependsOnTrust says that the node's verdict waits for the Cluster CA: the kubelet presented a certificate that could

@@ -103,7 +103,8 @@ func TestTrustBundleUnavailable(t *testing.T) {
 		if got := counted(verdict.Nodes); got != "3/1/1/1" {
 			t.Errorf("nodes = %s", got)
 		}
-		want := "2 of 3 nodes could not be judged: TrustBundleUnavailable on 2"
+		want := "2 of 3 nodes could not be judged: TrustBundleUnavailable on 2; " +
+			"1 source of evidence could not be read: TrustBundleUnavailable on 1"
 		if got := verdict.Conditions[2].Message; got != want {
 			t.Errorf("message %q, want %q", got, want)
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki"
 )
@@ -28,12 +30,15 @@ type ages struct {
 }
 
 // agesOf works the instants out. A certificate is valid through its notAfter (RFC 5280, 4.1.2.5) and expired at any
-// later instant, as crypto/x509 has it. One that is overdue no earlier than it expires is never overdue.
-func (r *rules) agesOf(certificate *v1alpha1.CertificateStatus) ages {
-	notAfter := certificate.NotAfter.Time
-	life := pki.Lifetime{NotBefore: certificate.NotBefore.Time, NotAfter: notAfter}
-	a := ages{valid: life.NotBefore, due: life.At(r.warnPercent), expired: notAfter.Add(time.Nanosecond)}
-	a.overdue = earlier(life.At(r.overduePercent), notAfter.Add(-r.minimumRemaining))
+// later instant, as crypto/x509 has it. One that is overdue no earlier than it expires is never overdue. Of one whose notBefore
+// is not known, the zero time, no percentage of the lifetime can be told.
+func (x *expiry) agesOf(notBefore, notAfter time.Time) ages {
+	life := pki.Lifetime{NotBefore: notBefore, NotAfter: notAfter}
+	a := ages{valid: life.NotBefore, due: life.At(x.warnPercent), expired: notAfter.Add(time.Nanosecond)}
+	a.overdue = earlier(life.At(x.overduePercent), notAfter.Add(-x.minimumRemaining))
+	if notBefore.IsZero() {
+		a.due, a.overdue = a.expired, notAfter.Add(-x.minimumRemaining)
+	}
 	if !a.overdue.Before(notAfter) {
 		a.overdue = a.expired
 	}
@@ -79,21 +84,48 @@ func (f *facts) superseded() bool {
 	return f.issued != nil && f.issued.SHA256 != f.served.SHA256 && f.issued.NotAfter.After(f.served.NotAfter.Time)
 }
 
-// checkClientLifetime judges the age of the newest client certificate that is known. There is none on platforms whose
-// kubelets do not ask the cluster for one, nor of a kubelet whose signing request was collected before anybody watched.
+// checkClientLifetime judges the age of the client certificate that the kubelet says it uses, or else of the newest that is
+// known to have been issued to it.
 func checkClientLifetime(e *evaluation, f *facts) {
-	if f.client != nil {
-		e.certificates.count(e.judgeAge(f, f.client))
+	certificate := e.clientInUse(f)
+	switch {
+	case certificate == nil:
+		e.judgeUnknownClient(f)
+	case e.outlived(f, certificate):
+		e.certificates.unknown++
+		e.addOutlived(f, certificate)
+	default:
+		e.certificates.count(e.judgeAge(f, certificate))
 	}
+}
+
+// outlived says that the Node is ready although the newest known client certificate has expired. A kubelet that has no valid
+// one cannot say that it is well, so it uses another, of which nobody knows: Kubernetes deletes a signing request an hour
+// after it was issued, and notafter was not running then. It takes Kubernetes about a minute to see that a kubelet is silent;
+// for so long a certificate that did expire is not known, either.
+func (e *evaluation) outlived(f *facts, certificate *v1alpha1.CertificateStatus) bool {
+	return f.node.Ready == corev1.ConditionTrue && e.reached(certificate.NotAfter.Add(time.Nanosecond))
+}
+
+func (e *evaluation) addOutlived(f *facts, certificate *v1alpha1.CertificateStatus) {
+	notAfter := certificate.NotAfter.Time
+	e.addTo(lifetimes, v1alpha1.Finding{
+		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
+		Since: timestamp(notAfter),
+		Message: fmt.Sprintf("The newest known client certificate of the kubelet%s expired at %s, and yet the Node is ready: "+
+			"its kubelet has renewed it while notafter was not running, and when the new one expires is not known. It will be "+
+			"known at the next renewal, or once notafter may read the kubelet's metrics. To forget the old one, delete the "+
+			"NodeCertificates of the node.", numbered(certificate), instant(notAfter)),
+	})
 }
 
 // judgeAge adds at most one finding, the worst, about a certificate's age.
 func (e *evaluation) judgeAge(f *facts, certificate *v1alpha1.CertificateStatus) age {
-	a := e.rules.agesOf(certificate)
+	a := e.rules.nodes.agesOf(certificate.NotBefore.Time, certificate.NotAfter.Time)
 	now := e.age(a)
 	switch now {
 	case ageCurrent, ageDue, ageOverdue:
-		e.certificates.expiring(f.node.Name, certificate)
+		e.certificates.expiring(f.node.Name, certificate.Purpose, certificate.NotAfter.Time)
 	case ageExpired, ageNotYetValid:
 	}
 	if now != ageCurrent {
@@ -118,13 +150,14 @@ func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a
 			instant(certificate.NotBefore.Time))
 	case ageOverdue:
 		finding.Reason, finding.Since = v1alpha1.ReasonRotationOverdue, timestamp(later(a.overdue, a.valid))
-		said = e.rules.overdue(certificate, a)
+		said = e.rules.nodes.overdue(a, certificate.NotAfter.Time, overdueEffect(certificate.Purpose))
 	case ageDue:
 		finding.Reason, finding.Since = v1alpha1.ReasonRotationDue, timestamp(later(a.due, a.valid))
-		said = e.rules.due(certificate, a)
+		said = e.rules.nodes.due(a, certificate.NotAfter.Time, "A kubelet renews at a random point between 70 and 90 %, so "+
+			"nothing needs to be done yet.")
 	case ageCurrent:
 	}
-	finding.Message = f.title(certificate) + numbered(certificate) + " " + said
+	finding.Message = f.title(certificate) + numbered(certificate) + " " + said + e.guessed(certificate, now)
 	e.add(finding)
 }
 
@@ -136,35 +169,35 @@ func numbered(certificate *v1alpha1.CertificateStatus) string {
 	return " (serial number " + printable(certificate.SerialNumber, maxWord) + ")"
 }
 
-func (r *rules) due(certificate *v1alpha1.CertificateStatus, a ages) string {
+// due says that the certificate is due, who renews it, and what comes next.
+func (x *expiry) due(a ages, notAfter time.Time, renewal string) string {
 	what := "expires"
 	if a.overdue.Before(a.expired) {
 		what = fmt.Sprintf("becomes %s at %s and expires", v1alpha1.ReasonRotationOverdue, instant(a.overdue))
 	}
-	return fmt.Sprintf("passed %d %% of its lifetime at %s. A kubelet renews at a random point between 70 and 90 %%, so "+
-		"nothing needs to be done yet. Unless it is renewed, it %s at %s.", r.warnPercent, instant(a.due), what,
-		instant(certificate.NotAfter.Time))
+	return fmt.Sprintf("passed %d %% of its lifetime at %s. %s Unless it is renewed, it %s at %s.", x.warnPercent,
+		instant(a.due), renewal, what, instant(notAfter))
 }
 
 // overdue says why the certificate is overdue. Which of the limits came first does not change, so neither does the text.
-func (r *rules) overdue(certificate *v1alpha1.CertificateStatus, a ages) string {
-	notAfter := certificate.NotAfter.Time
-	if !notAfter.Add(-r.minimumRemaining).After(a.valid) {
-		return fmt.Sprintf("lives from %s to %s, which is no longer than spec.expiry.minimumRemaining (%s), so that it is "+
-			"overdue from the start. Set spec.expiry.minimumRemaining to less than certificates live for, or to 0s where "+
-			"they live for less than a few days.", instant(a.valid), instant(notAfter), r.minimumRemaining)
+func (x *expiry) overdue(a ages, notAfter time.Time, effect string) string {
+	if !notAfter.Add(-x.minimumRemaining).After(a.valid) {
+		return fmt.Sprintf("lives from %s to %s, which is no longer than %s.minimumRemaining (%s), so that it is overdue "+
+			"from the start. Set %s.minimumRemaining to less than certificates live for, or to 0s where they live for less "+
+			"than a few days.", instant(a.valid), instant(notAfter), x.field, x.minimumRemaining, x.field)
 	}
-	why := fmt.Sprintf("passed %d %% of its lifetime at %s", r.overduePercent, instant(a.overdue))
-	if a.overdue.Equal(notAfter.Add(-r.minimumRemaining)) {
-		why = fmt.Sprintf("has had less than %s to live since %s", r.minimumRemaining, instant(a.overdue))
+	why := fmt.Sprintf("passed %d %% of its lifetime at %s", x.overduePercent, instant(a.overdue))
+	if a.overdue.Equal(notAfter.Add(-x.minimumRemaining)) {
+		why = fmt.Sprintf("has had less than %s to live since %s", x.minimumRemaining, instant(a.overdue))
 	}
-	return fmt.Sprintf("%s and was not renewed; it expires at %s. %s", why, instant(notAfter),
-		overdueEffect(certificate.Purpose))
+	return fmt.Sprintf("%s and was not renewed; it expires at %s. %s", why, instant(notAfter), effect)
 }
 
 // title begins a sentence about a certificate with how it is known.
 func (f *facts) title(certificate *v1alpha1.CertificateStatus) string {
 	switch {
+	case certificate.Purpose == v1alpha1.PurposeKubeletClient && certificate.Source == "":
+		return "The client certificate that the kubelet says it uses"
 	case certificate.Purpose == v1alpha1.PurposeKubeletClient:
 		return "The newest known client certificate of the kubelet"
 	case !f.presented():
@@ -177,7 +210,7 @@ func expiredEffect(purpose v1alpha1.CertificatePurpose) string {
 	if purpose == v1alpha1.PurposeKubeletClient {
 		return "Without a valid one the kubelet cannot reach the API server: the Node turns NotReady and its Pods are " +
 			"no longer managed. It bootstraps again by itself if its bootstrap token still works; otherwise renew the " +
-			"token, or reimage or recreate the node. " + missedRenewal
+			"token, or reimage or recreate the node."
 	}
 	return "kubectl logs, kubectl exec and metrics scrapes of this node fail with clients that verify certificates, while " +
 		"the Node stays Ready. Fix what renews it: the kubelet's signing requests (kubectl get csr) and their approver; " +
@@ -187,17 +220,12 @@ func expiredEffect(purpose v1alpha1.CertificatePurpose) string {
 func overdueEffect(purpose v1alpha1.CertificatePurpose) string {
 	if purpose == v1alpha1.PurposeKubeletClient {
 		return "Then the kubelet can no longer reach the API server and the Node turns NotReady. Check its signing " +
-			"requests (kubectl get csr), their approver, and the kubelet's log. " + missedRenewal
+			"requests (kubectl get csr), their approver, and the kubelet's log."
 	}
 	return "Then kubectl logs, kubectl exec and metrics scrapes of this node fail, while the Node stays Ready. Check its " +
 		"signing requests (kubectl get csr), their approver, and the kubelet's log; a self-signed or externally managed " +
 		"certificate must be replaced and the kubelet restarted."
 }
-
-// missedRenewal is for the reader who sees a healthy node: a client certificate is known from its signing request, which
-// Kubernetes deletes an hour after it is issued.
-const missedRenewal = "If the Node stays Ready past that time, it was renewed while notafter was not running: delete the " +
-	"NodeCertificates of the node to forget the old one."
 
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {

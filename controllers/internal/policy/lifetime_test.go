@@ -47,6 +47,7 @@ func TestLifetimeBoundaries(t *testing.T) {
 				live(n, -50*day, 50*day)
 				n.Observed.Certificates = n.Observed.Certificates[:2]
 			})
+			in.Spec.Nodes.ClientCertificate.Rotation = v1alpha1.ClientRotationIgnored
 			in.Now = born.Add(tc.after)
 			verdict := Evaluate(in)
 			severity := v1alpha1.SeverityViolation
@@ -201,7 +202,8 @@ func TestWhichCertificatesAreJudged(t *testing.T) {
 			next: "KubeletServing/node-1",
 		}, {
 			name: "no client certificate known", change: func(n *Node) { n.Observed.Certificates = n.Observed.Certificates[:2] },
-			counts: "1/1/0/0/0/0", next: "KubeletServing/node-1",
+			want:   []brief{ofNode(v1alpha1.ReasonNotObserved, v1alpha1.SeverityUnknown, kubeletClient, "")},
+			counts: "2/1/0/0/0/1", next: "KubeletServing/node-1",
 		}, {
 			name: "last seen, and expired while unreachable", change: func(n *Node) { unreachable(n); live(n, -100*day, -day) },
 			want: []brief{servingExpired, probeFailed}, counts: "2/1/0/0/1/0", next: "KubeletClient/node-1",

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -124,7 +125,22 @@ func (g generator) input() Input {
 		in.Requests = append(in.Requests, Request{
 			Name: fmt.Sprintf("csr-%d", i), SignerName: pick(g, servingSigner, clientSigner), Stage: g.stage(),
 			Created: g.instant().Time, Decided: pick(g, time.Time{}, g.instant().Time), Malformed: pick(g, "", "malformed"),
+			NodeName: pick(g, "", "gone"), Requestor: pick(g, "system:bootstrap:abcdef", "system:node:gone"),
 		})
+	}
+	for i := range g.IntN(3) {
+		in.Tokens = append(in.Tokens, Token{Secret: fmt.Sprintf("kube-system/token-%d", i), Expires: g.instant().Time})
+	}
+	spec.Nodes.BootstrapTokens = v1alpha1.BootstrapTokensSpec{Mode: v1alpha1.WatchWatched, WarnBefore: g.duration()}
+	if g.chance(60) {
+		spec.ControlPlane = v1alpha1.ControlPlaneSpec{Expiry: v1alpha1.ExpirySpec{
+			WarnAtLifetimePercent: int32(g.IntN(100)), OverdueAtLifetimePercent: int32(g.IntN(102)), MinimumRemaining: g.duration(),
+		}}
+		spec.TrustBundles = v1alpha1.TrustBundlesSpec{}
+		in.ControlPlane = g.controlPlane()
+	}
+	if g.chance(30) {
+		spec.Nodes.Expiry = &v1alpha1.ExpirySpec{MinimumRemaining: g.duration()}
 	}
 	if g.chance(20) {
 		in.TrustError, in.TrustSource = "no such ConfigMap", "kube-system/kube-root-ca.crt"
@@ -132,14 +148,72 @@ func (g generator) input() Input {
 	return in
 }
 
+// controlPlane has bundles of up to three certificates, several of one object, and some that cannot be read.
+func (g generator) controlPlane() *ControlPlane {
+	if g.chance(10) {
+		return nil
+	}
+	bundle := func(purpose v1alpha1.CertificatePurpose, source string) (certificates []Certificate) {
+		for i := range g.IntN(4) {
+			c := Certificate{Purpose: purpose, Source: source, SHA256: sha(fmt.Sprint(i))}
+			c.NotBefore, c.NotAfter = g.instant().Time, g.instant().Time
+			c.IssuerNotAfter = pick(g, time.Time{}, g.instant().Time)
+			certificates = append(certificates, c)
+		}
+		return certificates
+	}
+	plane := &ControlPlane{}
+	for _, purpose := range ofControlPlane {
+		plane.Certificates = append(plane.Certificates, bundle(purpose, pick(g, "a", "b"))...)
+		if g.chance(10) {
+			plane.Unreadable = append(plane.Unreadable, Unreadable{purpose, "a", pick(g, "", "no")})
+		}
+	}
+	for _, address := range []string{"a", "c"} {
+		if g.chance(50) {
+			plane.Endpoints = append(plane.Endpoints, Endpoint{
+				Address: address, Verified: g.chance(50),
+				Outcome: pick(g, v1alpha1.ProbeCertificatePresented, v1alpha1.ProbeUnreachable),
+			})
+		}
+	}
+	for i := range g.IntN(6) {
+		purpose := pick(g, ofTrustBundles...)
+		plane.Bundles = append(plane.Bundles, Bundle{
+			Kind: sourceSubject(purpose, "").Kind, Name: pick(g, "a", "b"), Entry: fmt.Sprint(i), Purpose: purpose,
+			Certificates: bundle(purpose, "a"), Stale: g.chance(10), Unavailable: pick(g, "", "x509: no"),
+		})
+	}
+	return plane
+}
+
 func (g generator) stage() v1alpha1.SigningStage {
 	return pick(g, v1alpha1.StagePending, v1alpha1.StageApproved, v1alpha1.StageIssued, v1alpha1.StageDenied,
 		v1alpha1.StageFailed, v1alpha1.StageDeleted)
 }
 
+func (g generator) kubelet() *v1alpha1.KubeletStatus {
+	settings := []v1alpha1.KubeletSetting{"", v1alpha1.KubeletSettingEnabled, v1alpha1.KubeletSettingDisabled}
+	k := &v1alpha1.KubeletStatus{
+		Outcome: pick(g, v1alpha1.KubeletRead, v1alpha1.KubeletRead, v1alpha1.KubeletFailed, v1alpha1.KubeletAccessDenied),
+		Since:   g.instant(), ClientRotation: pick(g, settings...), ServingBootstrap: pick(g, settings...),
+	}
+	if g.chance(70) {
+		k.ClientExpires = new(g.instant())
+	}
+	if g.chance(30) {
+		k.ClientRenewal = &v1alpha1.RenewalStatus{Errors: new(int64(1)), Rose: new(g.instant())}
+	}
+	if g.chance(30) {
+		k.ServingRenewal = &v1alpha1.RenewalStatus{Errors: new(int64(1)), Rose: new(g.instant())}
+	}
+	return k
+}
+
 func (g generator) node(i int) Node {
 	n := healthy(fmt.Sprintf("node-%d", i))
 	n.Created = g.instant().Time
+	n.Ready = pick(g, corev1.ConditionTrue, corev1.ConditionFalse, "")
 	if g.chance(10) {
 		n.Labels = nil
 	}
@@ -169,6 +243,9 @@ func (g generator) node(i int) Node {
 			c.SHA256, c.NotBefore, c.NotAfter = sha(pick(g, "a", "b")), g.instant(), g.instant()
 			n.Observed.Certificates = append(n.Observed.Certificates, c)
 		}
+	}
+	if g.chance(50) {
+		n.Observed.Kubelet = g.kubelet()
 	}
 	for _, signer := range []string{servingSigner, clientSigner} {
 		if g.chance(30) {

@@ -143,8 +143,11 @@ func (e *evaluation) judgeSigner(f *facts) {
 // certificate that is not asked: it has to go anyway, and on AKS it never names an address. While nobody can tell who
 // signed it, it may be just that.
 func (e *evaluation) judgeNames(f *facts) {
-	if f.serving.NameMatch != v1alpha1.NameMismatches || f.serving.Mode == v1alpha1.ServingModeSelfSigned ||
-		f.unverified() {
+	if f.serving.Mode == v1alpha1.ServingModeSelfSigned || f.unverified() {
+		return
+	}
+	if f.serving.NameMatch != v1alpha1.NameMismatches {
+		e.judgeOtherAddresses(f)
 		return
 	}
 	finding := v1alpha1.Finding{
@@ -161,6 +164,37 @@ func (e *evaluation) judgeNames(f *facts) {
 		"change: check status.addresses of the Node, the kubelet's --node-ip, and its signing requests (kubectl get csr).",
 		f.kubelet(), names)
 	e.add(finding)
+}
+
+// allAddresses is how many IP addresses of a certificate are known at most. One that has so many may have more.
+const allAddresses = 16
+
+// judgeOtherAddresses judges whether the served certificate, which names the address that the kubelet was asked at, names the
+// Node's other internal addresses as well: a node of two stacks has two, and clients choose.
+func (e *evaluation) judgeOtherAddresses(f *facts) {
+	if f.serving.NameMatch != v1alpha1.NameMatches || f.served == nil {
+		return
+	}
+	if known := len(f.served.IPAddresses); known == 0 || known >= allAddresses {
+		return
+	}
+	var missing []string
+	for _, address := range f.node.InternalIPs {
+		if !slices.Contains(f.served.IPAddresses, address) {
+			missing = append(missing, address)
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	e.add(v1alpha1.Finding{
+		Reason: v1alpha1.ReasonServingCertificateNameMismatch, Subject: f.subject(),
+		Certificate: v1alpha1.PurposeKubeletServing, NotAfter: timestamp(f.served.NotAfter.Time),
+		Message: fmt.Sprintf("%s serves a certificate that is valid for that address, but not for all internal addresses of its "+
+			"Node: it names %s, and not %s. Clients that reach the kubelet there and verify it fail. A kubelet asks for a new "+
+			"certificate when its Node's addresses change: check its signing requests (kubectl get csr), their approver, and "+
+			"the kubelet's --node-ip.", f.kubelet(), listed(f.served.IPAddresses), listed(missing)),
+	})
 }
 
 // listed joins names for a sentence.

@@ -38,7 +38,7 @@ func (e *evaluation) judgeOrphans(requests []Request) {
 		// Kubernetes does not limit the length of a request's name; a status that named it whole could not be written.
 		subject := v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: printable(r.Name, maxSubject)}
 		e.judgeRequest(subject, r.NodeName, &status)
-		e.tally.addOther(e.found[first:])
+		e.tally.addOther(requestGroup, e.found[first:])
 	}
 }
 

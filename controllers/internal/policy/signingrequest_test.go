@@ -131,7 +131,10 @@ func TestSigningRequests(t *testing.T) {
 
 func TestOrphans(t *testing.T) {
 	request := func(signer string, stage v1alpha1.SigningStage, age time.Duration) Request {
-		return Request{Name: "csr-1", SignerName: signer, NodeName: "gone", Stage: stage, Created: now.Add(-age)}
+		return Request{
+			Name: "csr-1", SignerName: signer, NodeName: "gone", Requestor: "system:node:gone", Stage: stage,
+			Created: now.Add(-age),
+		}
 	}
 	decided := func(r Request, age time.Duration, refusal string) Request {
 		r.Decided, r.Refusal = now.Add(-age), refusal

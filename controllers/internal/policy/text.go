@@ -20,7 +20,10 @@ const (
 	maxPhrase  = 200 // what a node, an approver or a signer wrote
 	maxWord    = 64  // a version, an address, a serial number
 
-	maxSubject = 253 // of a finding's subject: the length of a Kubernetes name
+	maxSubject   = 253 // of a finding's subject: the length of a Kubernetes name
+	maxQualified = 317 // of one with a namespace
+
+	maxDistinguished = 256 // of a certificate's subject or issuer, in status.controlPlane
 )
 
 // printable returns text that others wrote, fit for a terminal: one line, no control or invisible characters, valid

@@ -5,7 +5,6 @@ package policy
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -19,13 +18,18 @@ import (
 type concern uint8
 
 const (
-	lifetimes concern = 1 << iota // CertificatesCurrent
-	serving                       // ServingRotationEnabled
-	bootstrap                     // BootstrapHealthy
+	lifetimes    concern = 1 << iota // CertificatesCurrent
+	serving                          // ServingRotationEnabled
+	bootstrap                        // BootstrapHealthy
+	controlPlane                     // ControlPlaneHealthy
+	trustBundles                     // TrustBundlesHealthy
+
+	everything = 1<<iota - 1
 )
 
 // catalogue lists all reasons of findings, the worst first, with the severity of each and the conditions that it speaks
-// to. Every reason speaks to Compliant as well.
+// to when it is found on a node. Every reason speaks to Compliant as well. The same reason on another subject may speak to
+// other conditions: the check says so.
 //
 // A kubelet without a serving certificate has none that is current, so it speaks to the lifetimes too: the usual cause is
 // an expired one, which a kubelet stops serving. Of a node that nobody observed, no concern is known.
@@ -34,10 +38,15 @@ var catalogue = [...]struct {
 	severity v1alpha1.Severity
 	concerns concern
 }{
+	{v1alpha1.ReasonNodePoolNeedsRecreation, v1alpha1.SeverityViolation, lifetimes | bootstrap},
 	{v1alpha1.ReasonExpired, v1alpha1.SeverityViolation, lifetimes},
 	{v1alpha1.ReasonServingCertificateMissing, v1alpha1.SeverityViolation, lifetimes | serving},
 	{v1alpha1.ReasonRotationOverdue, v1alpha1.SeverityViolation, lifetimes},
 	{v1alpha1.ReasonNotYetValid, v1alpha1.SeverityViolation, lifetimes},
+	{v1alpha1.ReasonClusterCAMismatch, v1alpha1.SeverityViolation, controlPlane},
+	{v1alpha1.ReasonTrustBundleMalformed, v1alpha1.SeverityViolation, trustBundles},
+	{v1alpha1.ReasonStaleTrustBundle, v1alpha1.SeverityViolation, trustBundles},
+	{v1alpha1.ReasonAPIServiceUnavailable, v1alpha1.SeverityViolation, trustBundles},
 	{v1alpha1.ReasonServingCertificateUntrusted, v1alpha1.SeverityViolation, serving},
 	{v1alpha1.ReasonServingCertificateSelfSigned, v1alpha1.SeverityViolation, serving},
 	{v1alpha1.ReasonServingCertificateNameMismatch, v1alpha1.SeverityViolation, serving},
@@ -48,12 +57,20 @@ var catalogue = [...]struct {
 	{v1alpha1.ReasonSigningRequestNotIssued, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonSigningRequestPending, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonSigningRequestsLooping, v1alpha1.SeverityViolation, bootstrap},
+	{v1alpha1.ReasonNodeNotRegistered, v1alpha1.SeverityViolation, bootstrap},
+	{v1alpha1.ReasonBootstrapTokenExpired, v1alpha1.SeverityViolation, bootstrap},
+	{v1alpha1.ReasonRenewalFailing, v1alpha1.SeverityViolation, bootstrap},
+	{v1alpha1.ReasonClientRotationDisabled, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonServingRequestMissing, v1alpha1.SeverityViolation, serving | bootstrap},
+	{v1alpha1.ReasonServerTLSBootstrapDisabled, v1alpha1.SeverityViolation, serving},
 	{v1alpha1.ReasonServingLabelMissing, v1alpha1.SeverityViolation, serving},
+	{v1alpha1.ReasonStaticServingCertificateMounted, v1alpha1.SeverityViolation, serving},
 	{v1alpha1.ReasonServingRotationNotDisabled, v1alpha1.SeverityViolation, serving},
+	{v1alpha1.ReasonAccessDenied, v1alpha1.SeverityUnknown, everything},
 	{v1alpha1.ReasonTrustBundleUnavailable, v1alpha1.SeverityUnknown, serving},
 	{v1alpha1.ReasonProbeFailed, v1alpha1.SeverityUnknown, lifetimes | serving},
 	{v1alpha1.ReasonNotObserved, v1alpha1.SeverityUnknown, lifetimes | serving | bootstrap},
+	{v1alpha1.ReasonIssuerExpiresFirst, v1alpha1.SeverityInfo, lifetimes | controlPlane},
 	{v1alpha1.ReasonRotationDue, v1alpha1.SeverityInfo, lifetimes},
 }
 
@@ -64,6 +81,17 @@ var rankOf = func() map[string]int {
 		ranks[catalogue[rank].reason] = rank
 	}
 	return ranks
+}()
+
+// runbooks is the address of the folder that has a page of the same name for every reason.
+const runbooks = "https://github.com/notafter/notafter/blob/main/docs/runbooks/"
+
+// runbookOf is the address of each reason's page, by its rank.
+var runbookOf = func() (pages [len(catalogue)]string) {
+	for rank := range catalogue {
+		pages[rank] = runbooks + catalogue[rank].reason + ".md"
+	}
+	return pages
 }()
 
 // severity, as an index: the worst first.
@@ -89,16 +117,23 @@ func severityIndex(severity v1alpha1.Severity) int {
 type rankedFinding struct {
 	v1alpha1.Finding
 	severity, rank int
+	concerns       concern
 }
 
-// add adds the finding, with the catalogue's severity if it has none of its own.
+// add adds the finding, with the address of its reason's page, and the catalogue's severity if it has none of its own.
 func (e *evaluation) add(finding v1alpha1.Finding) {
+	e.addTo(catalogue[rankOf[finding.Reason]].concerns, finding)
+}
+
+// addTo adds a finding that speaks to other concerns than the catalogue says.
+func (e *evaluation) addTo(concerns concern, finding v1alpha1.Finding) {
 	rank := rankOf[finding.Reason]
 	if finding.Severity == "" {
 		finding.Severity = catalogue[rank].severity
 	}
+	finding.RunbookURL = runbookOf[rank]
 	finding.Message = printable(finding.Message, maxMessage)
-	e.found = append(e.found, rankedFinding{finding, severityIndex(finding.Severity), rank})
+	e.found = append(e.found, rankedFinding{finding, severityIndex(finding.Severity), rank, concerns})
 }
 
 // compareFindings is a total order: severity, reason, expiry, subject, and the rest so that no two findings are equal.
@@ -141,6 +176,7 @@ func (e *evaluation) verdict(selected int) Verdict {
 		Findings:       findings,
 		Nodes:          e.tally.counts(selected),
 		Certificates:   e.certificates.counts(),
+		ControlPlane:   described(e.listed),
 		NextExpiration: e.certificates.next(),
 		Conditions:     e.conditions(selected),
 		NextCheck:      e.next,
@@ -151,9 +187,15 @@ func (e *evaluation) verdict(selected int) Verdict {
 type certificateTally struct {
 	current, due, overdue, expired, unknown int32
 
-	// first is the valid certificate that expires first, firstNode its node's name.
-	first     *v1alpha1.CertificateStatus
-	firstNode string
+	// first is the valid certificate that expires first; its purpose is empty while there is none.
+	first expiration
+}
+
+// expiration is when a certificate expires. The node is empty for a certificate of the control plane.
+type expiration struct {
+	node     string
+	purpose  v1alpha1.CertificatePurpose
+	notAfter time.Time
 }
 
 func (t *certificateTally) count(of age) {
@@ -173,26 +215,20 @@ func (t *certificateTally) count(of age) {
 
 // expiring remembers a valid certificate if it is the one that expires first. Of two that expire at once it is the
 // one whose node, then whose purpose, comes first in the alphabet.
-func (t *certificateTally) expiring(node string, certificate *v1alpha1.CertificateStatus) {
-	if t.first != nil {
-		order := certificate.NotAfter.Compare(t.first.NotAfter.Time)
-		if order == 0 {
-			order = cmp.Or(strings.Compare(node, t.firstNode), cmp.Compare(certificate.Purpose, t.first.Purpose))
-		}
-		if order >= 0 {
-			return
-		}
+func (t *certificateTally) expiring(node string, purpose v1alpha1.CertificatePurpose, notAfter time.Time) {
+	if t.first.purpose != "" && cmp.Or(notAfter.Compare(t.first.notAfter), strings.Compare(node, t.first.node),
+		cmp.Compare(purpose, t.first.purpose)) >= 0 {
+		return
 	}
-	t.first, t.firstNode = certificate, node
+	t.first = expiration{node, purpose, notAfter}
 }
 
 func (t *certificateTally) next() *v1alpha1.NextExpiration {
-	if t.first == nil {
+	if t.first.purpose == "" {
 		return nil
 	}
 	return &v1alpha1.NextExpiration{
-		Certificate: t.first.Purpose, Node: t.firstNode,
-		NotAfter: metav1.NewTime(t.first.NotAfter.UTC().Truncate(time.Second)),
+		Certificate: t.first.purpose, Node: t.first.node, NotAfter: metav1.NewTime(t.first.notAfter.UTC().Truncate(time.Second)),
 	}
 }
 
@@ -205,220 +241,4 @@ func (t *certificateTally) counts() v1alpha1.CertificateCounts {
 		Expired:     new(t.expired),
 		Unknown:     new(t.unknown),
 	}
-}
-
-// reasons is a set of reasons: bit n is the reason of rank n.
-type reasons uint32
-
-func (r reasons) has(rank int) bool {
-	return r&(1<<rank) != 0
-}
-
-// reasonCounts counts subjects by severity and reason. A subject with several findings of one reason counts once.
-type reasonCounts [severities][len(catalogue)]int
-
-// outcome counts subjects by the worst that was found: violation or unknown.
-type outcome [severities]int
-
-// tally counts nodes, and signing requests that belong to none, for counts and conditions.
-type tally struct {
-	nodes, orphans           reasonCounts
-	nodeOutcome, orphOutcome [len(judged)]outcome
-}
-
-// judged are the conditions in the order in which they are returned, with the reasons that speak to each.
-var judged = [...]struct {
-	condition string
-	reasons   reasons
-}{
-	{v1alpha1.ConditionCompliant, reasonsOf(lifetimes | serving | bootstrap)},
-	{v1alpha1.ConditionCertificatesCurrent, reasonsOf(lifetimes)},
-	{v1alpha1.ConditionServingRotationEnabled, reasonsOf(serving)},
-	{v1alpha1.ConditionBootstrapHealthy, reasonsOf(bootstrap)},
-}
-
-// compliant is the index in judged of the condition that all reasons speak to.
-const compliant = 0
-
-func reasonsOf(concerns concern) reasons {
-	var set reasons
-	for rank := range catalogue {
-		if catalogue[rank].concerns&concerns != 0 {
-			set |= 1 << rank
-		}
-	}
-	return set
-}
-
-// addNode counts a node by its findings. A node whose verdict waits for the Cluster CA has no finding of that, but counts
-// as if it had.
-func (t *tally) addNode(found []rankedFinding, dependsOnTrust bool) {
-	if len(found) == 0 && !dependsOnTrust {
-		return
-	}
-	sets := reasonSets(found)
-	if dependsOnTrust {
-		sets[unknown] |= 1 << rankOf[v1alpha1.ReasonTrustBundleUnavailable]
-	}
-	add(&t.nodes, &t.nodeOutcome, sets)
-}
-
-// addOther counts a subject that is no node.
-func (t *tally) addOther(found []rankedFinding) {
-	if len(found) > 0 {
-		add(&t.orphans, &t.orphOutcome, reasonSets(found))
-	}
-}
-
-func reasonSets(found []rankedFinding) [severities]reasons {
-	var sets [severities]reasons
-	for i := range found {
-		sets[found[i].severity] |= 1 << found[i].rank
-	}
-	return sets
-}
-
-func add(counts *reasonCounts, outcomes *[len(judged)]outcome, sets [severities]reasons) {
-	for severity, set := range sets {
-		for rank := range catalogue {
-			if set.has(rank) {
-				counts[severity][rank]++
-			}
-		}
-	}
-	for i := range judged {
-		for severity, set := range sets {
-			if set&judged[i].reasons != 0 {
-				outcomes[i][severity]++
-				break
-			}
-		}
-	}
-}
-
-func (t *tally) counts(selected int) v1alpha1.NodeCounts {
-	violating, notKnown := t.nodeOutcome[compliant][violation], t.nodeOutcome[compliant][unknown]
-	return v1alpha1.NodeCounts{
-		Selected:  new(int32(selected)),
-		Compliant: new(int32(selected - violating - notKnown)),
-		Violating: new(int32(violating)),
-		Unknown:   new(int32(notKnown)),
-	}
-}
-
-func (e *evaluation) conditions(selected int) []metav1.Condition {
-	conditions := make([]metav1.Condition, len(judged))
-	for i := range judged {
-		conditions[i] = e.condition(i, selected)
-	}
-	return conditions
-}
-
-// condition is the verdict on one concern: False with the worst violation's reason; else Unknown if no node was judged,
-// or with the worst reason for which something is not known; else True.
-func (e *evaluation) condition(i, selected int) metav1.Condition {
-	condition := metav1.Condition{Type: judged[i].condition}
-	t := &e.tally
-	if rank, ok := t.worst(i, violation); ok {
-		condition.Status, condition.Reason = metav1.ConditionFalse, catalogue[rank].reason
-		condition.Message = t.violations(i, selected)
-		return condition
-	}
-	if selected == 0 {
-		condition.Status, condition.Reason = metav1.ConditionUnknown, v1alpha1.ReasonNoNodesSelected
-		condition.Message = "spec.nodes.selector selects no node, so nothing was judged"
-		return condition
-	}
-	if rank, ok := t.worst(i, unknown); ok {
-		condition.Status, condition.Reason = metav1.ConditionUnknown, catalogue[rank].reason
-		condition.Message = t.unknowns(i, selected)
-		return condition
-	}
-	condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonAsExpected
-	condition.Message = e.expected(i, selected)
-	due := rankOf[v1alpha1.ReasonRotationDue]
-	if n := t.nodes[info][due]; n > 0 && judged[i].condition == v1alpha1.ConditionCertificatesCurrent {
-		condition.Reason = v1alpha1.ReasonRotationDue
-		condition.Message += fmt.Sprintf("; %s on %d", v1alpha1.ReasonRotationDue, n)
-	}
-	return condition
-}
-
-// worst is the worst reason of the severity that speaks to the condition.
-func (t *tally) worst(i, severity int) (int, bool) {
-	for rank := range catalogue {
-		if judged[i].reasons.has(rank) && t.nodes[severity][rank]+t.orphans[severity][rank] > 0 {
-			return rank, true
-		}
-	}
-	return 0, false
-}
-
-// violations says how many subjects violate the policy, and in what, and in what else something is not known.
-func (t *tally) violations(i, selected int) string {
-	var clauses []string
-	if n := t.nodeOutcome[i][violation]; n > 0 {
-		clauses = append(clauses, fmt.Sprintf("%d of %s %s the policy: %s",
-			n, count(selected, "node"), agree(n, "violates", "violate"), t.nodes.list(i, violation)))
-	}
-	if n := t.orphOutcome[i][violation]; n > 0 {
-		clauses = append(clauses, fmt.Sprintf("%s without a Node %s the policy: %s",
-			count(n, "signing request"), agree(n, "violates", "violate"), t.orphans.list(i, violation)))
-	}
-	if notKnown := t.nodes.list(i, unknown); notKnown != "" {
-		clauses = append(clauses, "not known: "+notKnown)
-	}
-	return strings.Join(clauses, "; ")
-}
-
-// unknowns says of how many nodes something is not known, and why.
-func (t *tally) unknowns(i, selected int) string {
-	n := t.nodeOutcome[i][unknown]
-	if n == 0 { // the Cluster CA cannot be read, and no node waits for it
-		return "the Cluster CA cannot be read, so the next certificate that a node serves cannot be verified"
-	}
-	return fmt.Sprintf("%d of %s could not be judged: %s", n, count(selected, "node"), t.nodes.list(i, unknown))
-}
-
-// list names the reasons that speak to the condition, the worst first, with the number of subjects of each.
-func (c *reasonCounts) list(i, severity int) string {
-	var parts []string
-	for rank := range catalogue {
-		if n := c[severity][rank]; n > 0 && judged[i].reasons.has(rank) {
-			parts = append(parts, fmt.Sprintf("%s on %d", catalogue[rank].reason, n))
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
-// expected says what holds of the nodes when all is as the policy wants it.
-func (e *evaluation) expected(i, selected int) string {
-	nodes := count(selected, "node")
-	switch judged[i].condition {
-	case v1alpha1.ConditionCertificatesCurrent:
-		return "no certificate of " + nodes + " is overdue or expired"
-	case v1alpha1.ConditionBootstrapHealthy:
-		return "no signing request of " + nodes + " is stuck"
-	case v1alpha1.ConditionServingRotationEnabled:
-		switch e.rules.rotation {
-		case v1alpha1.ServingRotationDisabled:
-			return "serving certificate rotation is off on " + nodes + ", as the policy wants"
-		case v1alpha1.ServingRotationIgnored:
-			return nodes + " " + agree(selected, "serves", "serve") + " a certificate; who signed it is not judged"
-		case v1alpha1.ServingRotationRequired:
-		}
-		return nodes + " " + agree(selected, "serves", "serve") + " a certificate of the Cluster CA"
-	}
-	return nodes + " " + agree(selected, "complies", "comply") + " with the policy"
-}
-
-func count(n int, noun string) string {
-	return fmt.Sprintf("%d %s", n, agree(n, noun, noun+"s"))
-}
-
-func agree(n int, one, many string) string {
-	if n == 1 {
-		return one
-	}
-	return many
 }

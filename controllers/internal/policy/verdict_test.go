@@ -88,9 +88,16 @@ func TestDefaults(t *testing.T) {
 		ofNode(v1alpha1.ReasonRotationOverdue, violates, kubeletServing, now.Add(-5*day).Format(time.RFC3339)),
 		ofNode(v1alpha1.ReasonSigningRequestPending, violates, kubeletClient, "2026-03-01T11:55:00Z"),
 	}
-	expectFindings(t, Evaluate(input(nil, change)), want...)
-	expectFindings(t, Evaluate(input(&v1alpha1.CertificatePolicySpec{}, change)), want...)
-	expectFindings(t, Evaluate(Input{}))
+	for _, spec := range []*v1alpha1.CertificatePolicySpec{nil, {}} {
+		in := input(spec, change)
+		in.ControlPlane = healthyPlane()
+		expectFindings(t, Evaluate(in), want...)
+	}
+	unseen := func(purpose v1alpha1.CertificatePurpose) brief {
+		return brief{v1alpha1.ReasonNotObserved, notKnown, v1alpha1.SubjectAPIServer, "default/kubernetes", purpose, ""}
+	}
+	expectFindings(t, Evaluate(Input{}), unseen(v1alpha1.PurposeAPIServer), unseen(v1alpha1.PurposeAPIServiceCA),
+		unseen(v1alpha1.PurposeConversionWebhookCA), unseen(v1alpha1.PurposeWebhookCA))
 }
 
 func TestConditions(t *testing.T) {
@@ -200,7 +207,11 @@ func TestCatalogueIsComplete(t *testing.T) {
 		v1alpha1.ReasonSigningRequestPending, v1alpha1.ReasonSigningRequestsLooping,
 		v1alpha1.ReasonSigningRequestDenied, v1alpha1.ReasonSigningRequestFailed,
 		v1alpha1.ReasonSigningRequestNotIssued, v1alpha1.ReasonSigningRequestMalformed,
-		v1alpha1.ReasonProbeFailed, v1alpha1.ReasonNotObserved,
+		v1alpha1.ReasonProbeFailed, v1alpha1.ReasonNotObserved, v1alpha1.ReasonAccessDenied,
+		v1alpha1.ReasonServerTLSBootstrapDisabled, v1alpha1.ReasonStaticServingCertificateMounted, v1alpha1.ReasonClientRotationDisabled,
+		v1alpha1.ReasonRenewalFailing, v1alpha1.ReasonNodeNotRegistered, v1alpha1.ReasonNodePoolNeedsRecreation,
+		v1alpha1.ReasonBootstrapTokenExpired, v1alpha1.ReasonClusterCAMismatch, v1alpha1.ReasonIssuerExpiresFirst,
+		v1alpha1.ReasonStaleTrustBundle, v1alpha1.ReasonTrustBundleMalformed, v1alpha1.ReasonAPIServiceUnavailable,
 	}
 	var listed []string
 	for _, entry := range catalogue {
@@ -226,6 +237,7 @@ func TestHostileText(t *testing.T) {
 	spec := aksSpec()
 	spec.Nodes.ServingCertificate.Label.Key = strings.Repeat("k", 253) + "/" + strings.Repeat("k", 63)
 	spec.Nodes.ServingCertificate.Label.Value = strings.Repeat("v", 63)
+	spec.ControlPlane, spec.TrustBundles = v1alpha1.ControlPlaneSpec{}, v1alpha1.TrustBundlesSpec{}
 	var nodes []Node
 	for i := range 60 {
 		n := healthy(fmt.Sprintf("%s-%d", strings.Repeat("n", 250), i))
@@ -253,10 +265,17 @@ func TestHostileText(t *testing.T) {
 			})
 		}
 	}
+	in.ControlPlane = hostilePlane(hostile)
 	reasons := map[string]bool{}
+	judge := func() []v1alpha1.Finding {
+		in.TrustError = hostile
+		findings := Evaluate(in).Findings
+		in.TrustError = "" // without the Cluster CA, nothing mismatches it
+		return append(findings, Evaluate(in).Findings...)
+	}
 	for _, rotation := range []v1alpha1.ServingRotation{"Required", "Disabled", "Ignored"} {
 		spec.Nodes.ServingCertificate.Rotation = rotation
-		for _, f := range Evaluate(in).Findings {
+		for _, f := range judge() {
 			reasons[f.Reason] = true
 			if len(f.Message) > 1024 {
 				t.Errorf("%s: %d bytes", f.Reason, len(f.Message))
@@ -272,7 +291,7 @@ func TestHostileText(t *testing.T) {
 			}
 		}
 	}
-	if len(reasons) < 15 {
+	if len(reasons) < 21 {
 		t.Errorf("only %v were tried", reasons)
 	}
 }

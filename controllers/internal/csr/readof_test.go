@@ -1,0 +1,58 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package csr_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/notafter/notafter/controllers/internal/csr"
+)
+
+// Whatever is asked of a request, the part of its spec that a cache keeps gives the same answer.
+func TestReadOfLosesNothing(t *testing.T) {
+	for name, req := range map[string]*certificatesv1.CertificateSigningRequest{
+		"pending":                request("csr-1", 0).Obj(),
+		"pending, malformed":     request("csr-1", 0).Usages(certificatesv1.UsageAny).Obj(),
+		"pending, bootstrap":     request("csr-1", 0).Client().User(bootstrapUser).Obj(),
+		"approved":               request("csr-1", 0).Approved(1).Obj(),
+		"denied":                 request("csr-1", 0).Denied(1).Obj(),
+		"failed, malformed":      request("csr-1", 0).Usages(certificatesv1.UsageAny).Approved(1).Failed(2).Obj(),
+		"issued":                 request("csr-1", 0).Issued(1).Obj(),
+		"issued, bootstrap":      request("csr-1", 0).Client().User(bootstrapUser).Issued(1).Obj(),
+		"issued, then failed":    request("csr-1", 0).Issued(1).Failed(2).Obj(),
+		"of nobody, not a PKCS":  request("csr-1", 0).User("somebody").PEM([]byte("hello")).Obj(),
+		"of another node's name": request("csr-1", 0).User("system:node:node-2").Obj(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			kept := req.DeepCopy()
+			kept.Spec = csr.ReadOf(kept)
+			if diff := cmp.Diff(answers(t, req), answers(t, kept)); diff != "" {
+				t.Errorf("what is kept answers otherwise (-whole +kept):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestReadOfKeepsNoRequestThatIsOver(t *testing.T) {
+	if kept := csr.ReadOf(request("csr-1", 0).Issued(1).Obj()); kept.Request != nil || kept.Usages != nil {
+		t.Errorf("of an issued request, %d bytes of PEM and the usages %v are kept", len(kept.Request), kept.Usages)
+	}
+}
+
+func answers(t *testing.T, req *certificatesv1.CertificateSigningRequest) map[string]any {
+	t.Helper()
+	reason, message := csr.Refusal(req)
+	cert, err := csr.Issued(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]any{
+		"node": csr.NodeName(req), "stage": csr.Stage(req), "malformed": csr.Malformed(req), "decided": csr.Decided(req),
+		"refusal": reason + ": " + message, "issued": cert != nil, "signer": req.Spec.SignerName, "requestor": req.Spec.Username,
+		"summary": csr.Summarize(req.Spec.SignerName, nil, []*certificatesv1.CertificateSigningRequest{req}, at(10)),
+	}
+}

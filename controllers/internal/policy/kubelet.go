@@ -1,0 +1,187 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+const (
+	// sameExpiry is how far the expiry that a kubelet says may be from its certificate's notAfter: it says the time left, in
+	// whole seconds.
+	sameExpiry = 10 * time.Second
+	// backdated is how long before it is issued a certificate's life begins, so that clocks may differ
+	// (pkg/controller/certificates/signer in Kubernetes).
+	backdated = 5 * time.Minute
+)
+
+// clientInUse is the client certificate to be judged; nil when none is known. What the kubelet says wins over the certificate
+// that is remembered from a signing request: that one may be of long ago. If the kubelet could not be asked lately, a
+// certificate that was issued to it since wins.
+//
+// A kubelet says only when its certificate expires. That makes it the issued one that expires then, or another, whose
+// lifetime is taken to be that of the newest known one of any node: they come from the same signer. Its source is empty.
+func (e *evaluation) clientInUse(f *facts) *v1alpha1.CertificateStatus {
+	if f.self == nil || f.self.ClientExpires == nil {
+		return f.client
+	}
+	expires := f.self.ClientExpires.Time
+	if f.client != nil {
+		apart := f.client.NotAfter.Sub(expires)
+		if apart.Abs() <= sameExpiry || apart > 0 && f.self.Outcome != v1alpha1.KubeletRead {
+			return f.client
+		}
+	}
+	certificate := &v1alpha1.CertificateStatus{Purpose: v1alpha1.PurposeKubeletClient, NotAfter: metav1.NewTime(expires)}
+	if lifetime := e.learntLifetime(); lifetime > 0 {
+		certificate.NotBefore = metav1.NewTime(expires.Add(-lifetime))
+	}
+	return certificate
+}
+
+// learntLifetime is how long the newest known client certificate of any node lives; zero when none is known.
+func (e *evaluation) learntLifetime() time.Duration {
+	if e.learnt != nil {
+		return *e.learnt
+	}
+	var newest time.Time
+	var lifetime time.Duration
+	var f facts
+	for i := range e.nodes {
+		f.gather(&e.nodes[i])
+		if f.client == nil {
+			continue
+		}
+		life := f.client.NotAfter.Sub(f.client.NotBefore.Time)
+		order := f.client.NotBefore.Compare(newest)
+		if order > 0 || order == 0 && life > lifetime {
+			newest, lifetime = f.client.NotBefore.Time, life
+		}
+	}
+	e.learnt = &lifetime
+	return lifetime
+}
+
+// guessed says, at the end of a message, how the lifetime of a certificate of which only the expiry is known was come by.
+func (e *evaluation) guessed(certificate *v1alpha1.CertificateStatus, now age) string {
+	switch {
+	case certificate.Source != "" || now != ageDue && now != ageOverdue:
+		return ""
+	case certificate.NotBefore.IsZero():
+		return fmt.Sprintf(" When it was issued is not known, so that it is judged by %s.minimumRemaining only.",
+			e.rules.nodes.field)
+	}
+	return fmt.Sprintf(" When it was issued is not known; its lifetime is taken to be that of the newest known client "+
+		"certificate of the same signer, %s.", e.learntLifetime().Round(time.Minute))
+}
+
+// judgeUnknownClient reports, where client certificate rotation is required, a kubelet of whose client certificate nothing is
+// known.
+func (e *evaluation) judgeUnknownClient(f *facts) {
+	if e.rules.clientRotation != v1alpha1.ClientRotationRequired || f.serving == nil {
+		return // a node that was not observed at all is reported as that
+	}
+	e.certificates.unknown++
+	finding := v1alpha1.Finding{
+		Reason: v1alpha1.ReasonProbeFailed, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
+	}
+	const unknown = "When the kubelet's client certificate expires is not known: no signing request for one was seen, and "
+	switch {
+	case f.self == nil:
+		finding.Reason = v1alpha1.ReasonNotObserved
+		finding.Message = unknown + "the kubelet has not been asked yet. This passes by itself within moments. If it stays, " +
+			"check the manager's log for this node."
+	case f.self.Outcome == v1alpha1.KubeletRead && f.self.ClientRotation == v1alpha1.KubeletSettingDisabled:
+		return // that is reported, and a kubelet that does not renew its certificate says nothing about it
+	case f.self.Outcome == v1alpha1.KubeletRead:
+		finding.Message = unknown + "the kubelet says nothing of its own, as if it had none that is valid. Check how it " +
+			"authenticates to the API server (its kubeconfig). If it is not by a certificate that it requests, set " +
+			"spec.nodes.clientCertificate.rotation to Ignored."
+	case f.self.Outcome == v1alpha1.KubeletAccessDenied:
+		finding.Reason = v1alpha1.ReasonAccessDenied
+		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s.", unknown, printable(f.self.Message, 2*maxPhrase))
+	default:
+		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s. Repair that, or, where kubelets have no client "+
+			"certificate or cannot be asked, set spec.nodes.clientCertificate.rotation to Ignored.", unknown,
+			printable(f.self.Message, 2*maxPhrase))
+	}
+	if f.self != nil {
+		finding.Since = timestamp(f.self.Since.Time)
+	}
+	e.addTo(lifetimes, finding)
+}
+
+// checkKubeletSettings reports, where rotation is required, a kubelet whose configuration says that it is off.
+func checkKubeletSettings(e *evaluation, f *facts) {
+	if f.self == nil {
+		return
+	}
+	if e.rules.clientRotation == v1alpha1.ClientRotationRequired &&
+		f.self.ClientRotation == v1alpha1.KubeletSettingDisabled {
+		e.add(v1alpha1.Finding{
+			Reason: v1alpha1.ReasonClientRotationDisabled, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
+			Message: "The kubelet's configuration says rotateCertificates: false, so it does not renew its client certificate. " +
+				"When that expires, the kubelet cannot reach the API server: the Node turns NotReady and its Pods are no longer " +
+				"managed. Set rotateCertificates: true in the kubelet's configuration (or --rotate-certificates) and restart it; " +
+				"on AKS, upgrade the node pool's node image.",
+		})
+	}
+	if e.rules.rotation != v1alpha1.ServingRotationRequired || f.self.ServingBootstrap != v1alpha1.KubeletSettingDisabled {
+		return
+	}
+	var static string
+	if f.self.TLSCertFile != "" {
+		static = fmt.Sprintf(" and serves the static certificate in %s", printable(f.self.TLSCertFile, maxPhrase))
+	}
+	e.add(v1alpha1.Finding{
+		Reason: v1alpha1.ReasonServerTLSBootstrapDisabled, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
+		Message: fmt.Sprintf("The kubelet's configuration says serverTLSBootstrap: false, so it does not request its serving "+
+			"certificate%s. Nothing renews what it serves: when that expires, %s. Set serverTLSBootstrap: true in the kubelet's "+
+			"configuration, remove tlsCertFile and restart it; on AKS, upgrade the node pool's node image.", static,
+			withoutServing),
+	})
+}
+
+// checkRenewals reports a kubelet whose attempts to renew a certificate have failed since the one in use was issued.
+func checkRenewals(e *evaluation, f *facts) {
+	if f.self == nil {
+		return
+	}
+	if rose := roseAt(f.self.ClientRenewal); rose != nil && failedSince(rose, e.clientInUse(f)) {
+		e.addRenewalFailing(f, v1alpha1.PurposeKubeletClient, "client",
+			"the kubelet cannot reach the API server any more and the Node turns NotReady")
+	}
+	if rose := roseAt(f.self.ServingRenewal); rose != nil && failedSince(rose, f.served) &&
+		e.rules.rotation == v1alpha1.ServingRotationRequired {
+		e.addRenewalFailing(f, v1alpha1.PurposeKubeletServing, "serving", withoutServing)
+	}
+}
+
+func roseAt(renewal *v1alpha1.RenewalStatus) *metav1.Time {
+	if renewal == nil {
+		return nil
+	}
+	return renewal.Rose
+}
+
+// failedSince says that a renewal failed after the certificate was issued. When that was, is not always known: then the
+// failure counts, which is forgotten once the kubelet says another expiry.
+func failedSince(rose *metav1.Time, certificate *v1alpha1.CertificateStatus) bool {
+	return certificate == nil || certificate.Source == "" || rose.After(certificate.NotBefore.Add(backdated))
+}
+
+func (e *evaluation) addRenewalFailing(f *facts, purpose v1alpha1.CertificatePurpose, what, effect string) {
+	e.add(v1alpha1.Finding{
+		Reason: v1alpha1.ReasonRenewalFailing, Subject: f.subject(), Certificate: purpose,
+		// The count rises on, so when it last did is left out.
+		Message: fmt.Sprintf("The kubelet fails to renew its %s certificate: its count of renewal errors has risen since the one "+
+			"in use was issued. When that expires, %s. Check the kubelet's log for the error, its signing requests (kubectl get "+
+			"csr) and their approver.", what, effect),
+	})
+}

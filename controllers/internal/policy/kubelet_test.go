@@ -1,0 +1,249 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+)
+
+// says makes the kubelet say when its client certificate expires; nil is not at all.
+func says(n *Node, outcome v1alpha1.KubeletOutcome, expires *metav1.Time) *v1alpha1.KubeletStatus {
+	n.Observed.Kubelet = &v1alpha1.KubeletStatus{
+		Outcome: outcome, Since: at(-time.Hour), ClientRotation: v1alpha1.KubeletSettingEnabled,
+		ServingBootstrap: v1alpha1.KubeletSettingEnabled, ClientExpires: expires,
+	}
+	if outcome != v1alpha1.KubeletRead {
+		n.Observed.Kubelet.Message = "the error"
+	}
+	return n.Observed.Kubelet
+}
+
+func forgetClient(n *Node) { n.Observed.Certificates = n.Observed.Certificates[:2] }
+
+func TestKubeletSettings(t *testing.T) {
+	off := func(n *Node) {
+		k := says(n, v1alpha1.KubeletRead, nil)
+		k.ClientRotation, k.ServingBootstrap = v1alpha1.KubeletSettingDisabled, v1alpha1.KubeletSettingDisabled
+		k.TLSCertFile = "/etc/kubernetes/certs/kubeletserver.crt"
+	}
+	client := ofNode(v1alpha1.ReasonClientRotationDisabled, violates, kubeletClient, "")
+	serving := ofNode(v1alpha1.ReasonServerTLSBootstrapDisabled, violates, kubeletServing, "")
+	for _, tc := range []struct {
+		name    string
+		change  func(*Node)
+		client  v1alpha1.ClientRotation
+		serving v1alpha1.ServingRotation
+		want    []brief
+	}{
+		{name: "both off, by default", change: off, want: []brief{client, serving}},
+		{name: "both off, client ignored", change: off, client: v1alpha1.ClientRotationIgnored, want: []brief{serving}},
+		{name: "both off, serving ignored", change: off, serving: v1alpha1.ServingRotationIgnored, want: []brief{client}},
+		{
+			name: "both off, and nothing known of the certificate", change: func(n *Node) { off(n); forgetClient(n) },
+			want: []brief{client, serving},
+		},
+		{
+			name: "known from an earlier answer", want: []brief{client, serving},
+			change: func(n *Node) { off(n); n.Observed.Kubelet.Outcome = v1alpha1.KubeletFailed },
+		},
+		{name: "both on", change: func(n *Node) { says(n, v1alpha1.KubeletRead, nil) }},
+		{
+			name: "not said", change: func(n *Node) {
+				*says(n, v1alpha1.KubeletAccessDenied, nil) = v1alpha1.KubeletStatus{Outcome: v1alpha1.KubeletAccessDenied}
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			spec := aksSpec()
+			spec.Nodes.ClientCertificate.Rotation = tc.client
+			if tc.serving != "" {
+				spec.Nodes.ServingCertificate.Rotation = tc.serving
+			}
+			expectFindings(t, Evaluate(input(spec, tc.change)), tc.want...)
+		})
+	}
+	verdict := Evaluate(input(aksSpec(), off))
+	expectMessage(t, verdict, v1alpha1.ReasonServerTLSBootstrapDisabled, "in /etc/kubernetes/certs/kubeletserver.crt.")
+	expectConditions(t, verdict, "Compliant=False/ClientRotationDisabled", "CertificatesCurrent=True/AsExpected",
+		"ServingRotationEnabled=False/ServerTLSBootstrapDisabled", "BootstrapHealthy=False/ClientRotationDisabled")
+}
+
+func TestRenewalFailing(t *testing.T) {
+	risen := func(after time.Duration) *v1alpha1.RenewalStatus {
+		return &v1alpha1.RenewalStatus{Errors: new(int64(3)), Rose: ptrAt(after)}
+	}
+	client := ofNode(v1alpha1.ReasonRenewalFailing, violates, kubeletClient, "")
+	serving := ofNode(v1alpha1.ReasonRenewalFailing, violates, kubeletServing, "")
+	const issued = -10*day + 5*time.Minute // what a signer backdates
+	for _, tc := range []struct {
+		name     string
+		change   func(*Node, *v1alpha1.KubeletStatus)
+		rotation v1alpha1.ServingRotation
+		want     []brief
+	}{
+		{name: "never rose", change: func(_ *Node, k *v1alpha1.KubeletStatus) {
+			k.ClientRenewal = &v1alpha1.RenewalStatus{Errors: new(int64(3))}
+		}},
+		{name: "client", change: func(_ *Node, k *v1alpha1.KubeletStatus) { k.ClientRenewal = risen(-day) }, want: []brief{client}},
+		{name: "serving", change: func(_ *Node, k *v1alpha1.KubeletStatus) { k.ServingRenewal = risen(-day) }, want: []brief{serving}},
+		{
+			name: "serving, ignored", rotation: v1alpha1.ServingRotationIgnored,
+			change: func(_ *Node, k *v1alpha1.KubeletStatus) { k.ServingRenewal = risen(-day) },
+		},
+		{name: "until it was renewed", change: func(_ *Node, k *v1alpha1.KubeletStatus) {
+			k.ClientRenewal, k.ServingRenewal = risen(issued), risen(issued)
+		}},
+		{name: "right after it was renewed", change: func(_ *Node, k *v1alpha1.KubeletStatus) {
+			k.ClientRenewal, k.ServingRenewal = risen(issued+time.Second), risen(issued+time.Second)
+		}, want: []brief{client, serving}},
+		{name: "no one knows when it was issued", change: func(n *Node, k *v1alpha1.KubeletStatus) {
+			forgetClient(n)
+			k.ClientRenewal = risen(-20 * day)
+		}, want: []brief{client}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			spec := aksSpec()
+			if tc.rotation != "" {
+				spec.Nodes.ServingCertificate.Rotation = tc.rotation
+			}
+			expectFindings(t, Evaluate(input(spec, func(n *Node) {
+				tc.change(n, says(n, v1alpha1.KubeletRead, ptrAt(year-10*day)))
+			})), tc.want...)
+		})
+	}
+}
+
+// Which client certificate is judged, and by what lifetime. The remembered one lives from -10 to 355 days.
+func TestClientCertificateInUse(t *testing.T) {
+	stale := func(n *Node) { client(n).NotBefore, client(n).NotAfter = at(-year-10*day), at(-10*day) }
+	overdue := func(since time.Duration) brief {
+		return ofNode(v1alpha1.ReasonRotationOverdue, violates, kubeletClient, now.Add(since).Format(time.RFC3339))
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*Node)
+		want   []brief
+		counts string
+		says   string
+	}{
+		{name: "the remembered one", change: func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(year-10*day+10*time.Second)) }, counts: "2/2/0/0/0/0"},
+		{
+			name:   "the remembered one is of long ago",
+			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletRead, ptrAt(200*day)) }, counts: "2/2/0/0/0/0",
+		},
+		{
+			name:   "the kubelet says another, past 90 % of a learnt lifetime",
+			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletRead, ptrAt(30*day)) }, counts: "2/1/0/1/0/0",
+			want: []brief{overdue(30*day - year/10)}, says: "its lifetime is taken to be that of the newest known",
+		},
+		{
+			name:   "nothing was remembered, close to its end",
+			change: func(n *Node) { forgetClient(n); says(n, v1alpha1.KubeletRead, ptrAt(day)) }, counts: "2/1/0/1/0/0",
+			want: []brief{overdue(0)}, says: "judged by spec.expiry.minimumRemaining only",
+		},
+		{
+			name:   "nothing was remembered, not yet close to its end",
+			change: func(n *Node) { forgetClient(n); says(n, v1alpha1.KubeletRead, ptrAt(day+1)) }, counts: "2/2/0/0/0/0",
+		},
+		{
+			name:   "expired, as the kubelet said",
+			change: func(n *Node) { forgetClient(n); says(n, v1alpha1.KubeletRead, ptrAt(-1)) }, counts: "2/1/0/0/1/0",
+			want: []brief{ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, "2026-03-01T11:59:59Z")},
+			says: "The client certificate that the kubelet says it uses expired at",
+		},
+		{
+			name:   "the kubelet still uses an older one than was issued",
+			change: func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(time.Hour)) }, counts: "2/1/0/1/0/0",
+			want: []brief{overdue(time.Hour - year/10)},
+		},
+		{
+			name:   "another was issued since the kubelet could be asked",
+			change: func(n *Node) { says(n, v1alpha1.KubeletFailed, ptrAt(time.Hour)) }, counts: "2/2/0/0/0/0",
+		},
+		{
+			name:   "remembered, expired, and the kubelet could not be asked",
+			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletFailed, nil) }, counts: "2/1/0/0/1/0",
+			want: []brief{ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, now.Add(-10*day).Format(time.RFC3339))},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			verdict := Evaluate(input(aksSpec(), tc.change))
+			expectFindings(t, verdict, tc.want...)
+			if got := certified(verdict.Certificates); got != tc.counts {
+				t.Errorf("certificates = %s, want %s", got, tc.counts)
+			}
+			for _, f := range verdict.Findings {
+				if !strings.Contains(f.Message, tc.says) {
+					t.Errorf("message %q does not say %q", f.Message, tc.says)
+				}
+			}
+		})
+	}
+}
+
+// The lifetime is learnt from the newest certificate of any node, in whatever order they come.
+func TestLifetimeIsLearntFromOthers(t *testing.T) {
+	asking, older, newer := healthy("a"), healthy("b"), healthy("c")
+	forgetClient(&asking)
+	says(&asking, v1alpha1.KubeletRead, ptrAt(15*day))
+	client(&older).NotBefore, client(&older).NotAfter = at(-20*day), at(-20*day+year)
+	client(&newer).NotBefore, client(&newer).NotAfter = at(-5*day), at(95*day)
+	for _, nodes := range [][]Node{{asking, older, newer}, {newer, older, asking}, {older, newer, asking}} {
+		verdict := Evaluate(Input{Spec: aksSpec(), Nodes: nodes, Now: now})
+		expectFindings(t, verdict, brief{
+			v1alpha1.ReasonRotationDue, v1alpha1.SeverityInfo, v1alpha1.SubjectNode, "a", kubeletClient,
+			now.Add(-5 * day).Format(time.RFC3339),
+		})
+		expectMessage(t, verdict, v1alpha1.ReasonRotationDue, "same signer, 2400h0m0s.")
+	}
+}
+
+// Where a client certificate is required, one of which nothing is known is not a good one.
+func TestUnknownClientCertificate(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*Node)
+		reason string
+		since  string
+		says   string
+	}{
+		{name: "not asked yet", change: func(*Node) {}, reason: v1alpha1.ReasonNotObserved, says: "has not been asked yet"},
+		{
+			name: "may not be asked", change: func(n *Node) { says(n, v1alpha1.KubeletAccessDenied, nil) },
+			reason: v1alpha1.ReasonAccessDenied, since: hourAgo, says: "could not be asked: the error.",
+		},
+		{
+			name: "not verified", change: func(n *Node) { says(n, v1alpha1.KubeletUnverified, nil) },
+			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "could not be asked: the error.",
+		},
+		{
+			name: "does not answer", change: func(n *Node) { says(n, v1alpha1.KubeletFailed, nil) },
+			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "could not be asked: the error.",
+		},
+		{
+			name: "says infinity", change: func(n *Node) { says(n, v1alpha1.KubeletRead, nil) },
+			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "as if it had none that is valid",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := input(aksSpec(), func(n *Node) { forgetClient(n); tc.change(n) })
+			verdict := Evaluate(in)
+			expectFindings(t, verdict, ofNode(tc.reason, v1alpha1.SeverityUnknown, kubeletClient, tc.since))
+			expectMessage(t, verdict, tc.reason, tc.says)
+			expectConditions(t, verdict, "Compliant=Unknown/"+tc.reason, "CertificatesCurrent=Unknown/"+tc.reason,
+				"ServingRotationEnabled=True/AsExpected", "BootstrapHealthy=True/AsExpected")
+			if got := certified(verdict.Certificates); got != "2/1/0/0/0/1" {
+				t.Errorf("certificates = %s", got)
+			}
+			in.Spec.Nodes.ClientCertificate.Rotation = v1alpha1.ClientRotationIgnored
+			expectFindings(t, Evaluate(in))
+		})
+	}
+}
