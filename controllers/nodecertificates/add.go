@@ -4,7 +4,8 @@
 // Package nodecertificates observes the nodes and keeps one NodeCertificates per Node that says what is true of it.
 //
 // Two controllers share the work. The first is fast: it makes the status from what caches and memory hold, and never waits
-// for a node. The second makes the TLS handshakes with the kubelets, remembers what they showed and wakes the first.
+// for a node. The second makes the TLS handshakes with the kubelets, asks those that verified about themselves, remembers what
+// it saw and wakes the first.
 package nodecertificates
 
 import (
@@ -16,10 +17,9 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -27,6 +27,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
@@ -49,11 +51,15 @@ const (
 type Options struct {
 	// Clock tells the time.
 	Clock clock.PassiveClock
-	// SigningRequests are the caches of CertificateSigningRequests by signer name, each with the index csr.NodeNameIndex.
-	SigningRequests map[string]cache.Cache
-	// Trust is the trust bundle that the kubelets' serving certificates are judged against. Its ConfigMap must be in the
-	// manager's cache, which is watched for changes of it.
+	// SigningRequests are the CertificateSigningRequests by signer name, each with the index csr.NodeNameIndex.
+	SigningRequests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
+	// Trust is the trust bundle that the kubelets' serving certificates are judged against.
 	Trust trust.Source
+	// TrustConfigMap is where Trust reads, to watch it for changes.
+	TrustConfigMap *optional.Source[*corev1.ConfigMap]
+	// KubeletReader is the ServiceAccount whose tokens kubelets are asked with about themselves. It should be allowed nothing
+	// but that. Without a name, no kubelet is asked.
+	KubeletReader types.NamespacedName
 	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. A quarter of that
 	// is open to nodes that did not answer in time.
 	ProbeConcurrency int
@@ -89,7 +95,8 @@ func Add(mgr manager.Manager, o Options) error {
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
 
 func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker) error {
-	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: map[string]client.Reader{}}
+	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests}
+	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
 	b := builder.ControllerManagedBy(mgr).Named(Name).
 		WithOptions(controller.Options{MaxConcurrentReconciles: writers}).
 		// A Node that comes needs a NodeCertificates, and one that changed may have to be described anew.
@@ -98,17 +105,19 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker)
 		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(objectChanged())).
 		// The prober has news of a node.
 		WatchesRawSource(source.Func(wake.start))
-	for signer, requests := range o.SigningRequests {
-		r.requests[signer] = requests
+	for _, requests := range o.SigningRequests {
 		// The state of a node's signing requests is part of its facts, that one is gone included.
-		b = b.WatchesRawSource(source.Kind(requests, &certificatesv1.CertificateSigningRequest{},
-			handler.TypedEnqueueRequestsFromMapFunc(nodeOfSigningRequest), signingRequestChanged()))
+		b = b.WatchesRawSource(requests.Changed(signingRequestHandler(all), signingRequestChanged()))
 	}
 	return b.Complete(r)
 }
 
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+
+// The manager may make tokens of the account that kubelets are asked with, which may do nothing else
+// (config/rbac/kubelet_reader.yaml), and of no other.
+// +kubebuilder:rbac:groups="",resources=serviceaccounts/token,namespace=notafter-system,resourceNames=notafter-kubelet-reader,verbs=create
 
 func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) error {
 	counts, err := newProbeMetrics(metrics.Registry)
@@ -126,6 +135,9 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		random:  rand.Float64,
 		metrics: counts,
 	}
+	if o.KubeletReader.Name != "" {
+		p.ask = kubelet.New(o.Clock, kubelet.NewTokenSource(mgr.GetClient(), o.KubeletReader, o.Clock)).Read
+	}
 	all := everyNode{client: mgr.GetClient(), random: p.random}
 	return builder.ControllerManagedBy(mgr).Named(ProbeName).
 		WithOptions(controller.Options{
@@ -134,13 +146,12 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		}).
 		// A node that comes, or moves to another address, is probed at once; labels decide which policies select it.
 		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(nodeChanged())).
-		// A newly issued certificate should be served soon.
-		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{},
-			builder.WithPredicates(servingCertificateIssued())).
+		// A newly issued certificate should be in use soon.
+		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(certificateIssued())).
 		// A policy decides which nodes are probed, and how often.
 		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
 		// Another trust bundle changes the verdict on every served certificate.
-		Watches(&corev1.ConfigMap{}, all.handler(),
-			builder.WithPredicates(trustBundleChanged(o.Trust.ConfigMap, o.Trust.Key))).
+		WatchesRawSource(o.TrustConfigMap.Changed(onAny[*corev1.ConfigMap](all),
+			trustBundleChanged(o.Trust.ConfigMap, o.Trust.Key))).
 		Complete(p)
 }

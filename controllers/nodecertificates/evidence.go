@@ -116,6 +116,10 @@ type record struct {
 	history history
 	// evidence is nil until the node was first probed.
 	evidence *evidence
+	// asked is the history of asking the kubelet about itself.
+	asked history
+	// answers is nil until the kubelet was first asked, or it was settled that it is not.
+	answers *answers
 }
 
 // records are those of all nodes, by name. The prober writes them, one worker at a time per node; both controllers read them.

@@ -28,6 +28,8 @@ type facts struct {
 	previous v1alpha1.NodeCertificatesStatus
 	// evidence is what the latest probe showed; nil when there was none since this process started.
 	evidence *evidence
+	// answers is what asking the kubelet about itself came to; nil when it was not asked since this process started.
+	answers *answers
 	// requests are the node's CertificateSigningRequests that exist, by signer name.
 	requests map[string][]*certificatesv1.CertificateSigningRequest
 	now      time.Time
@@ -39,6 +41,7 @@ func (f facts) status() (v1alpha1.NodeCertificatesStatus, error) {
 	certificates, err := f.certificates()
 	return v1alpha1.NodeCertificatesStatus{
 		Serving:         f.serving(),
+		Kubelet:         f.kubelet(certificates),
 		Certificates:    certificates,
 		SigningRequests: f.signingRequests(),
 	}, err

@@ -17,6 +17,7 @@ import (
 type probeMetrics struct {
 	duration prometheus.Histogram
 	total    *prometheus.CounterVec
+	reads    *prometheus.CounterVec
 }
 
 // newProbeMetrics registers the metrics, or takes those that are registered already.
@@ -42,7 +43,19 @@ func newProbeMetrics(registerer prometheus.Registerer) (*probeMetrics, error) {
 		// From the start, so that a first failure is an increase.
 		total.WithLabelValues(string(outcome))
 	}
-	return &probeMetrics{duration: duration, total: total}, nil
+	reads, err := register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "notafter_kubelet_reads_total",
+		Help: "Attempts to read what kubelets say of themselves, by outcome.",
+	}, []string{"outcome"}))
+	if err != nil {
+		return nil, err
+	}
+	for _, outcome := range []v1alpha1.KubeletOutcome{
+		v1alpha1.KubeletRead, v1alpha1.KubeletAccessDenied, v1alpha1.KubeletUnverified, v1alpha1.KubeletFailed,
+	} {
+		reads.WithLabelValues(string(outcome))
+	}
+	return &probeMetrics{duration: duration, total: total, reads: reads}, nil
 }
 
 func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) (C, error) {

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
@@ -32,10 +33,12 @@ const (
 
 // prober probes the nodes that policies select, each when it is due.
 type prober struct {
-	client  client.Reader
-	trust   trust.Source
-	clock   clock.PassiveClock
-	probe   func(ctx context.Context, target tlsprobe.Target, timeout time.Duration) tlsprobe.Result
+	client client.Reader
+	trust  trust.Source
+	clock  clock.PassiveClock
+	probe  func(ctx context.Context, target tlsprobe.Target, timeout time.Duration) tlsprobe.Result
+	// ask asks a kubelet about itself; nil when there is no account to ask with.
+	ask     func(ctx context.Context, target kubelet.Target, timeout time.Duration) kubelet.Result
 	records *records
 	// slow are the workers that suspects may keep waiting.
 	slow slots
@@ -78,11 +81,13 @@ func (p *prober) reconcile(
 	address, err := kubeletAddress(node)
 	if err != nil {
 		// Nothing to wait for but a change of the Node, which is watched.
-		p.remember(node, current, record{uid: node.UID, evidence: noAddress(err)})
+		latest := record{uid: node.UID, evidence: noAddress(err)}
+		p.settle(question{node: node, wanted: wanted, known: known}, &latest)
+		p.remember(node, current, latest)
 		return reconcile.Result{}, nil
 	}
 	var trust trusted
-	trust.bundle, trust.err = p.trust.Bundle(ctx)
+	trust.bundle, trust.err = p.trust.Bundle()
 
 	issued := issuedServing(&known.Status)
 	plan := schedule{
@@ -94,10 +99,14 @@ func (p *prober) reconcile(
 	}
 	plan.awaited = awaitedCertificate(issued, plan.served, p.clock.Now())
 	if wait := plan.next().Sub(p.clock.Now()); wait > 0 {
-		return p.due(wait, plan), nil
+		return p.askWhenDue(ctx, question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle},
+			current, p.due(wait, plan))
 	}
 
-	result, done := p.attempt(ctx, tlsprobe.Target{Address: address}, wanted.timeout, &current.history)
+	result, done := attempt(p.slow, wanted.timeout, &current.history, func(timeout time.Duration) (tlsprobe.Result, bool) {
+		result := p.probe(ctx, tlsprobe.Target{Address: address}, timeout)
+		return result, result.TimedOut
+	})
 	if err := ctx.Err(); err != nil {
 		// The probe was cut short, by the end of this process as a rule, and says nothing about the node.
 		return reconcile.Result{}, fmt.Errorf("probing node %s: %w", node.Name, err)
@@ -111,10 +120,16 @@ func (p *prober) reconcile(
 	found := newEvidence(result, address, trust, now)
 	plan.served = served(found, known)
 	plan.awaited = awaitedCertificate(issued, plan.served, now)
-	plan.history = current.history.after(result.Outcome, result.TimedOut, plan.awaited, now, 2*p.random()-1)
+	failed := result.Outcome == v1alpha1.ProbeUnreachable || result.Outcome == v1alpha1.ProbeHandshakeFailed
+	plan.history = current.history.after(failed, result.TimedOut, plan.awaited, now, 2*p.random()-1)
 	plan.outdated = false
-	p.remember(node, current, record{uid: node.UID, history: plan.history, evidence: found})
-	return p.due(max(plan.next().Sub(now), noDelay), plan), nil
+	latest := record{
+		uid: node.UID, history: plan.history, evidence: found, asked: current.asked, answers: current.answers,
+	}
+	q := question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle}
+	p.settle(q, &latest)
+	p.remember(node, current, latest)
+	return p.sooner(p.due(max(plan.next().Sub(now), noDelay), plan), q, latest), nil
 }
 
 // recordOf is what is known of the node. A node that could not be asked before this process started is suspect from the start.
@@ -135,29 +150,31 @@ func served(latest *evidence, known *v1alpha1.NodeCertificates) *v1alpha1.Certif
 	return certificate(known.Status.Certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake)
 }
 
-// attempt makes one probe. A node that does not answer soon is suspect, and suspects wait for their answer in a share of the
-// workers, so that they delay each other but nobody else. It returns false when there was no place for one.
-func (p *prober) attempt(
-	ctx context.Context, target tlsprobe.Target, timeout time.Duration, h *history,
-) (tlsprobe.Result, bool) {
+// attempt asks a node something. A node that does not answer soon is suspect, and suspects wait for their answer in a share
+// of the workers, so that they delay each other but nobody else. It returns false when there was no place for one. try says
+// whether it ended because its time was over.
+func attempt[R any](
+	slow slots, timeout time.Duration, h *history, try func(timeout time.Duration) (R, bool),
+) (result R, done bool) {
 	if !h.suspect {
-		result := p.probe(ctx, target, min(timeout, patience))
-		if !result.TimedOut || timeout <= patience {
+		result, timedOut := try(min(timeout, patience))
+		if !timedOut || timeout <= patience {
 			return result, true
 		}
 		h.suspect = true
 	}
-	if !p.slow.tryAcquire() {
-		return tlsprobe.Result{}, false
+	if !slow.tryAcquire() {
+		return result, false
 	}
-	defer p.slow.release()
-	return p.probe(ctx, target, timeout), true
+	defer slow.release()
+	result, _ = try(timeout)
+	return result, true
 }
 
 // remember keeps what was found and wakes the first controller if that is news.
 func (p *prober) remember(node *corev1.Node, before, now record) {
 	p.records.put(node.Name, now)
-	if !now.evidence.sameFacts(before.evidence) {
+	if !now.evidence.sameFacts(before.evidence) || !now.answers.sameFacts(before.answers) {
 		p.wake(node.Name)
 	}
 }

@@ -62,7 +62,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 	}
 	b.prober = &prober{
 		client:  b.client,
-		trust:   trust.New(b.client, client.ObjectKeyFromObject(bundle), "ca.crt"),
+		trust:   trust.New(configMaps{b.client}, client.ObjectKeyFromObject(bundle), "ca.crt"),
 		clock:   b.clock,
 		records: newRecords(),
 		slow:    newSlots(1),
@@ -77,6 +77,15 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 		},
 	}
 	return b
+}
+
+// configMaps reads ConfigMaps from the fake API server.
+type configMaps struct{ reader client.Reader }
+
+func (c configMaps) Get(name types.NamespacedName) (*corev1.ConfigMap, bool, error) {
+	configMap := &corev1.ConfigMap{}
+	err := c.reader.Get(context.Background(), name, configMap)
+	return configMap, err == nil, client.IgnoreNotFound(err)
 }
 
 func nodeOne() *corev1.Node {

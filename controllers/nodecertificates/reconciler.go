@@ -6,6 +6,7 @@ package nodecertificates
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 )
 
 // staleRetry is the wait for a cache that is behind what was just written.
@@ -30,7 +32,7 @@ type reconciler struct {
 	client client.Client
 	clock  clock.PassiveClock
 	// requests are the CertificateSigningRequests by signer name.
-	requests map[string]client.Reader
+	requests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 	records  *records
 }
 
@@ -60,11 +62,9 @@ func (r *reconciler) reconcile(ctx context.Context, node *corev1.Node) error {
 		f.previous = object.Status
 	}
 	if known, ok := r.records.get(node.Name, node.UID); ok {
-		f.evidence = known.evidence
+		f.evidence, f.answers = known.evidence, known.answers
 	}
-	if f.requests, err = r.requestsOf(ctx, node); err != nil {
-		return err
-	}
+	f.requests = r.requestsOf(node)
 	status, err := f.status()
 	if err != nil {
 		logf.FromContext(ctx).Info("An issued certificate could not be read, going on without it", "cause", err.Error())
@@ -96,27 +96,19 @@ func (r *reconciler) objectOf(ctx context.Context, node *corev1.Node) (*v1alpha1
 	return created, nil
 }
 
-// requestsOf returns the node's signing requests, without those of a predecessor of the same name: a kubelet asks as its node
-// only after that exists, and with a bootstrap identity before.
-func (r *reconciler) requestsOf(
-	ctx context.Context, node *corev1.Node,
-) (map[string][]*certificatesv1.CertificateSigningRequest, error) {
+// requestsOf are the node's signing requests, without those of a predecessor of the same name: a kubelet asks as its node
+// only after that exists, and with a bootstrap identity before. A signer whose requests may not be read is left out: what
+// was known of them stays, and it is the policies that say that the permission is missing.
+func (r *reconciler) requestsOf(node *corev1.Node) map[string][]*certificatesv1.CertificateSigningRequest {
 	result := make(map[string][]*certificatesv1.CertificateSigningRequest, len(r.requests))
-	for signer, reader := range r.requests {
-		list := &certificatesv1.CertificateSigningRequestList{}
-		err := reader.List(ctx, list, client.MatchingFields{csr.NodeNameIndex: node.Name}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return nil, fmt.Errorf("listing CertificateSigningRequests to %s of node %s: %w", signer, node.Name, err)
-		}
-		result[signer] = make([]*certificatesv1.CertificateSigningRequest, 0, len(list.Items))
-		for i := range list.Items {
-			request := &list.Items[i]
-			if !csr.FiledAsNode(request) || !request.CreationTimestamp.Before(&node.CreationTimestamp) {
-				result[signer] = append(result[signer], request)
-			}
+	for signer, source := range r.requests {
+		if requests, err := source.ByIndex(csr.NodeNameIndex, node.Name); err == nil {
+			result[signer] = slices.DeleteFunc(slices.Clone(requests), func(request *certificatesv1.CertificateSigningRequest) bool {
+				return csr.FiledAsNode(request) && request.CreationTimestamp.Before(&node.CreationTimestamp)
+			})
 		}
 	}
-	return result, nil
+	return result
 }
 
 // write writes what differs. The status comes before the owner: an object that has a new owner, but the facts of the former

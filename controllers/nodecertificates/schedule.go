@@ -35,6 +35,8 @@ type demand struct {
 	timeout  time.Duration
 	// expiry are the thresholds around which the node is probed.
 	expiry []v1alpha1.ExpirySpec
+	// kubelet says that a policy requires what only the kubelet itself can tell.
+	kubelet bool
 }
 
 // demandOn is what the policies ask of a node with these labels: the shortest interval, the longest timeout, all thresholds.
@@ -54,9 +56,21 @@ func demandOn(nodeLabels labels.Labels, policies []v1alpha1.CertificatePolicy) *
 		}
 		result.interval = min(result.interval, interval)
 		result.timeout = max(result.timeout, timeout)
-		result.expiry = append(result.expiry, spec.Expiry)
+		expiry := &spec.Expiry
+		if spec.Nodes.Expiry != nil {
+			expiry = spec.Nodes.Expiry
+		}
+		result.expiry = append(result.expiry, *expiry)
+		result.kubelet = result.kubelet || needsKubelet(&spec.Nodes)
 	}
 	return result
+}
+
+// needsKubelet says that the policy requires rotation, of client or of serving certificates: the default of both.
+func needsKubelet(nodes *v1alpha1.NodesSpec) bool {
+	client := cmp.Or(nodes.ClientCertificate.Rotation, v1alpha1.ClientRotationRequired)
+	serving := cmp.Or(nodes.ServingCertificate.Rotation, v1alpha1.ServingRotationRequired)
+	return client == v1alpha1.ClientRotationRequired || serving == v1alpha1.ServingRotationRequired
 }
 
 func positive(d *metav1.Duration, otherwise time.Duration) time.Duration {
@@ -82,10 +96,11 @@ type history struct {
 	attempts int
 }
 
-// after is the history once a probe was made. awaited is the issued certificate that is still not the served one.
-func (h history) after(outcome v1alpha1.ProbeOutcome, timedOut bool, awaited string, now time.Time, jitter float64) history {
+// after is the history once a probe was made, which failed if it told nothing. awaited is the issued certificate that is
+// still not the one in use.
+func (h history) after(failed, timedOut bool, awaited string, now time.Time, jitter float64) history {
 	next := history{probed: now, jitter: jitter, suspect: timedOut, awaited: awaited}
-	if outcome == v1alpha1.ProbeUnreachable || outcome == v1alpha1.ProbeHandshakeFailed {
+	if failed {
 		next.failures = h.failures + 1
 	}
 	if awaited != "" {
@@ -144,10 +159,13 @@ func nextThreshold(served *v1alpha1.CertificateStatus, expiry []v1alpha1.ExpiryS
 	lead := min(life.Duration()/leadShare, maxLead)
 	moments := []time.Time{life.NotAfter.Add(-lead), life.NotAfter.Add(afterExpiry)}
 	for _, e := range expiry {
+		moments = append(moments, life.NotAfter.Add(-floor(e)-lead))
+		if life.NotBefore.IsZero() {
+			continue // only its end is known, so there are no shares of its life
+		}
 		moments = append(moments,
 			life.At(cmp.Or(e.WarnAtLifetimePercent, v1alpha1.DefaultWarnAtLifetimePercent)).Add(-lead),
-			life.At(cmp.Or(e.OverdueAtLifetimePercent, v1alpha1.DefaultOverdueAtLifetimePercent)).Add(-lead),
-			life.NotAfter.Add(-floor(e)-lead))
+			life.At(cmp.Or(e.OverdueAtLifetimePercent, v1alpha1.DefaultOverdueAtLifetimePercent)).Add(-lead))
 	}
 	var first time.Time
 	for _, moment := range moments {

@@ -153,17 +153,17 @@ func TestHistoryAfter(t *testing.T) {
 	now := pkitest.Start()
 	h := history{}
 	for range 3 {
-		h = h.after(v1alpha1.ProbeUnreachable, true, "a", now, 0.5)
+		h = h.after(true, true, "a", now, 0.5)
 	}
 	if want := (history{probed: now, jitter: 0.5, failures: 3, suspect: true, awaited: "a", attempts: 3}); h != want {
 		t.Errorf("history = %+v, want %+v", h, want)
 	}
-	h = h.after(v1alpha1.ProbeHandshakeFailed, false, "b", now, 0)
+	h = h.after(true, false, "b", now, 0)
 	if want := (history{probed: now, failures: 4, awaited: "b", attempts: 1}); h != want {
 		t.Errorf("another certificate is awaited: history = %+v, want %+v", h, want)
 	}
 	// That there is no certificate is an answer.
-	h = h.after(v1alpha1.ProbeNoCertificate, false, "", now, 0)
+	h = h.after(false, false, "", now, 0)
 	if want := (history{probed: now}); h != want {
 		t.Errorf("history = %+v, want %+v", h, want)
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster"
@@ -88,6 +90,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	policy.Spec.Nodes.Probe.Timeout = &metav1.Duration{Duration: patience + patience/2}
 	Expect(c.Create(ctx, policy)).To(Succeed())
 
+	makeReader(ctx)
 	startManager()
 	DeferCleanup(func() { stopManager() })
 }, NodeTimeout(15*time.Minute))
@@ -105,30 +108,32 @@ func startManager() {
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
 			&corev1.Node{}:               {UnsafeDisableDeepCopy: new(true)},
 			&v1alpha1.NodeCertificates{}: {UnsafeDisableDeepCopy: new(true)},
-			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
-				trustBundle.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", trustBundle.Name)},
-			}},
 		}},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
-	requests := map[string]cache.Cache{}
+	watching, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	requests := map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]{}
 	for _, signer := range []string{servingSigner, clientSigner} {
-		requests[signer], err = cache.New(restConfig, cache.Options{Scheme: scheme, ByObject: map[client.Object]cache.ByObject{
-			&certificatesv1.CertificateSigningRequest{}: {
-				Field: fields.OneTermEqualSelector("spec.signerName", signer), UnsafeDisableDeepCopy: new(true),
-			},
-		}})
+		requests[signer], err = optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
+			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
+			Indexers: toolscache.Indexers{csr.NodeNameIndex: func(o any) ([]string, error) {
+				return []string{csr.NodeName(o.(*certificatesv1.CertificateSigningRequest))}, nil
+			}},
+		})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(requests[signer].IndexField(ctx, &certificatesv1.CertificateSigningRequest{}, csr.NodeNameIndex,
-			func(o client.Object) []string {
-				return []string{csr.NodeName(o.(*certificatesv1.CertificateSigningRequest))}
-			})).To(Succeed())
 		Expect(mgr.Add(requests[signer])).To(Succeed())
 	}
+	configMap, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
+		Namespace: trustBundle.Namespace, FieldSelector: fields.OneTermEqualSelector("metadata.name", trustBundle.Name),
+	})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(mgr.Add(configMap)).To(Succeed())
 	Expect(Add(mgr, Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency,
-		Trust: trust.New(mgr.GetClient(), trustBundle, "ca.crt"),
+		KubeletReader: reader,
+		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})).To(Succeed())
 
 	done := make(chan error, 1)

@@ -70,9 +70,24 @@ func nodeOfSigningRequest(_ context.Context, request *certificatesv1.Certificate
 	return []reconcile.Request{requestFor(name)}
 }
 
-// servingCertificateIssued lets through that another serving certificate was issued to a node. Those that were issued before
-// this process started need no event: every node is probed then.
-func servingCertificateIssued() predicate.Predicate {
+// signingRequestHandler enqueues the node that a request belongs to, and all nodes when the requests can be read after they
+// could not, or the other way round.
+func signingRequestHandler(
+	all everyNode,
+) handler.TypedEventHandler[*certificatesv1.CertificateSigningRequest, reconcile.Request] {
+	type object = *certificatesv1.CertificateSigningRequest
+	one := handler.TypedEnqueueRequestsFromMapFunc(nodeOfSigningRequest)
+	return handler.TypedFuncs[object, reconcile.Request]{
+		CreateFunc:  one.Create,
+		UpdateFunc:  one.Update,
+		DeleteFunc:  one.Delete,
+		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { all.enqueue(ctx, q) },
+	}
+}
+
+// certificateIssued lets through that another certificate was issued to a node. Those that were issued before this process
+// started need no event: every node is probed then.
+func certificateIssued() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
@@ -81,12 +96,16 @@ func servingCertificateIssued() predicate.Predicate {
 			if !ok || !okAfter {
 				return false
 			}
-			was, is := issuedServing(&before.Status), issuedServing(&after.Status)
-			return is != nil && (was == nil || was.SHA256 != is.SHA256)
+			return another(issuedServing(&before.Status), issuedServing(&after.Status)) ||
+				another(issuedClient(&before.Status), issuedClient(&after.Status))
 		},
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
+}
+
+func another(was, is *v1alpha1.CertificateStatus) bool {
+	return is != nil && (was == nil || was.SHA256 != is.SHA256)
 }
 
 func issuedServing(status *v1alpha1.NodeCertificatesStatus) *v1alpha1.CertificateStatus {
@@ -96,25 +115,25 @@ func issuedServing(status *v1alpha1.NodeCertificatesStatus) *v1alpha1.Certificat
 // policyChanged lets through changes of what a policy says. Policies that existed when this process started need no event:
 // every node is looked at then.
 func policyChanged() predicate.Predicate {
-	return predicate.And[client.Object](predicate.GenerationChangedPredicate{}, afterStart())
+	return predicate.And[client.Object](predicate.GenerationChangedPredicate{}, afterStart[client.Object]())
 }
 
 // trustBundleChanged lets through changes of the trust bundle.
-func trustBundleChanged(configMap types.NamespacedName, key string) predicate.Predicate {
-	named := predicate.NewPredicateFuncs(func(object client.Object) bool {
+func trustBundleChanged(configMap types.NamespacedName, key string) predicate.TypedPredicate[*corev1.ConfigMap] {
+	named := predicate.NewTypedPredicateFuncs(func(object *corev1.ConfigMap) bool {
 		return client.ObjectKeyFromObject(object) == configMap
 	})
-	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		before, ok := e.ObjectOld.(*corev1.ConfigMap)
-		after, okAfter := e.ObjectNew.(*corev1.ConfigMap)
-		return ok && okAfter && before.Data[key] != after.Data[key]
+	changed := predicate.TypedFuncs[*corev1.ConfigMap]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.ConfigMap]) bool {
+		return e.ObjectOld.Data[key] != e.ObjectNew.Data[key]
 	}}
-	return predicate.And[client.Object](named, changed, afterStart())
+	return predicate.And[*corev1.ConfigMap](named, changed, afterStart[*corev1.ConfigMap]())
 }
 
 // afterStart holds back the objects that existed when the watch began.
-func afterStart() predicate.Predicate {
-	return predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
+func afterStart[object client.Object]() predicate.TypedPredicate[object] {
+	return predicate.TypedFuncs[object]{
+		CreateFunc: func(e event.TypedCreateEvent[object]) bool { return !e.IsInInitialList },
+	}
 }
 
 // everyNode enqueues all nodes, spread over a time that grows with their number, so that thousands of probes that one event
@@ -124,11 +143,15 @@ type everyNode struct {
 	random func() float64
 }
 
-func (n everyNode) handler() handler.EventHandler {
-	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { n.enqueue(ctx, q) },
-		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q queue) { n.enqueue(ctx, q) },
-		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { n.enqueue(ctx, q) },
+func (n everyNode) handler() handler.EventHandler { return onAny[client.Object](n) }
+
+// onAny enqueues all nodes on any event.
+func onAny[object client.Object](n everyNode) handler.TypedEventHandler[object, reconcile.Request] {
+	return handler.TypedFuncs[object, reconcile.Request]{
+		CreateFunc:  func(ctx context.Context, _ event.TypedCreateEvent[object], q queue) { n.enqueue(ctx, q) },
+		UpdateFunc:  func(ctx context.Context, _ event.TypedUpdateEvent[object], q queue) { n.enqueue(ctx, q) },
+		DeleteFunc:  func(ctx context.Context, _ event.TypedDeleteEvent[object], q queue) { n.enqueue(ctx, q) },
+		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { n.enqueue(ctx, q) },
 	}
 }
 

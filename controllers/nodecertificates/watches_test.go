@@ -60,8 +60,8 @@ func TestNodeChanged(t *testing.T) {
 	}
 }
 
-func TestServingCertificateIssued(t *testing.T) {
-	p := servingCertificateIssued()
+func TestCertificateIssued(t *testing.T) {
+	p := certificateIssued()
 	known := &v1alpha1.NodeCertificates{}
 	issue := func(purpose v1alpha1.CertificatePurpose, source v1alpha1.EvidenceSource) func(*v1alpha1.NodeCertificates) {
 		return func(n *v1alpha1.NodeCertificates) {
@@ -71,8 +71,8 @@ func TestServingCertificateIssued(t *testing.T) {
 	if !passesUpdate(p, known, issue(v1alpha1.PurposeKubeletServing, v1alpha1.SourceSigningRequest)) {
 		t.Error("a first serving certificate is held back")
 	}
-	if passesUpdate(p, known, issue(v1alpha1.PurposeKubeletClient, v1alpha1.SourceSigningRequest)) {
-		t.Error("a client certificate is let through")
+	if !passesUpdate(p, known, issue(v1alpha1.PurposeKubeletClient, v1alpha1.SourceSigningRequest)) {
+		t.Error("a first client certificate is held back")
 	}
 	if passesUpdate(p, known, issue(v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake)) {
 		t.Error("the prober's own news is let through")
@@ -112,18 +112,24 @@ func TestTrustBundleChanged(t *testing.T) {
 	bundle := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}, Data: map[string]string{"ca.crt": "a"},
 	}
-	if !passesUpdate(p, bundle, func(c *corev1.ConfigMap) { c.Data["ca.crt"] = "b" }) {
+	passes := func(change func(*corev1.ConfigMap)) bool {
+		changed := bundle.DeepCopy()
+		change(changed)
+		return p.Update(event.TypedUpdateEvent[*corev1.ConfigMap]{ObjectOld: bundle, ObjectNew: changed})
+	}
+	if !passes(func(c *corev1.ConfigMap) { c.Data["ca.crt"] = "b" }) {
 		t.Error("another bundle is held back")
 	}
-	if passesUpdate(p, bundle, func(c *corev1.ConfigMap) { c.Data["other"] = "b" }) {
+	if passes(func(c *corev1.ConfigMap) { c.Data["other"] = "b" }) {
 		t.Error("another key is let through")
 	}
-	if !p.Create(event.CreateEvent{Object: bundle}) || !p.Delete(event.DeleteEvent{Object: bundle}) {
+	type created = event.TypedCreateEvent[*corev1.ConfigMap]
+	if !p.Create(created{Object: bundle}) || !p.Delete(event.TypedDeleteEvent[*corev1.ConfigMap]{Object: bundle}) {
 		t.Error("a bundle that comes or goes is held back")
 	}
 	elsewhere := bundle.DeepCopy()
 	elsewhere.Namespace = "default"
-	if p.Create(event.CreateEvent{Object: elsewhere}) || p.Create(event.CreateEvent{Object: bundle, IsInInitialList: true}) {
+	if p.Create(created{Object: elsewhere}) || p.Create(created{Object: bundle, IsInInitialList: true}) {
 		t.Error("another ConfigMap, or one that was there at the start, is let through")
 	}
 }
@@ -177,6 +183,22 @@ func TestEveryNodeIsSpread(t *testing.T) {
 	}
 	if len(distinct) != 4 {
 		t.Errorf("nodes are due at the same time: %v", q.after)
+	}
+}
+
+func TestSigningRequestHandler(t *testing.T) {
+	type object = *certificatesv1.CertificateSigningRequest
+	all := everyNode{random: func() float64 { return 0 }, client: fake.NewClientBuilder().WithObjects(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "one"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "two"}},
+	).Build()}
+	h, q := signingRequestHandler(all), &waits{after: map[string]time.Duration{}}
+	h.Delete(t.Context(), event.TypedDeleteEvent[object]{Object: signingRequest("csr-a", servingSigner, noon, nil)}, q)
+	if _, ok := q.after["one"]; !ok || len(q.after) != 1 {
+		t.Errorf("a request of node one enqueued %v", q.after)
+	}
+	h.Generic(t.Context(), event.TypedGenericEvent[object]{}, q)
+	if len(q.after) != 2 {
+		t.Errorf("a permission that was granted enqueued %v, want every node", q.after)
 	}
 }
 
