@@ -1,0 +1,59 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"reflect"
+	"sync"
+
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/notafter/notafter/controllers/internal/policy"
+)
+
+// Store holds what is known of the control plane and the trust bundles, in memory only.
+type Store struct {
+	mu       sync.RWMutex
+	snapshot *policy.ControlPlane
+	denied   []policy.Denial
+	changed  chan event.GenericEvent
+}
+
+func newStore() *Store {
+	// One event that waits says as much as many.
+	return &Store{changed: make(chan event.GenericEvent, 1)}
+}
+
+// Snapshot returns what is known now, and the permissions that are missing to know more. The first is nil until every source
+// that a policy asks for was read, or tried, once. Neither may be changed.
+func (s *Store) Snapshot() (*policy.ControlPlane, []policy.Denial) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.snapshot, s.denied
+}
+
+// Changed receives an event after every change of the snapshot. It has one receiver.
+func (s *Store) Changed() <-chan event.GenericEvent { return s.changed }
+
+// set takes over what is known, and says so if it is news.
+func (s *Store) set(snapshot *policy.ControlPlane, denied []policy.Denial) {
+	if !s.replace(snapshot, denied) {
+		return
+	}
+	select {
+	case s.changed <- event.GenericEvent{}:
+	default: // the receiver has not taken the last one yet, and looks after it does
+	}
+}
+
+func (s *Store) replace(snapshot *policy.ControlPlane, denied []policy.Denial) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// All times are in UTC and in whole seconds, so that equal ones are deeply equal.
+	if reflect.DeepEqual(s.snapshot, snapshot) && reflect.DeepEqual(s.denied, denied) {
+		return false
+	}
+	s.snapshot, s.denied = snapshot, denied
+	return true
+}
