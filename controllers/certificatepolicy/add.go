@@ -10,26 +10,29 @@ import (
 	"fmt"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
+	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
 const (
@@ -47,14 +50,27 @@ const (
 	retryBase, retryMax = 10 * time.Millisecond, 30 * time.Second
 )
 
+// ControlPlane is what another controller finds out about the control plane and the trust bundles.
+type ControlPlane interface {
+	// Snapshot returns what is known now, and the permissions that are missing to know more. The first is nil until
+	// every source has been read, or tried, once. Nobody changes what it returned.
+	Snapshot() (*policy.ControlPlane, []policy.Denial)
+	// Changed receives an event after every change of the snapshot. It has one receiver.
+	Changed() <-chan event.GenericEvent
+}
+
 // Options are what the controller is made of.
 type Options struct {
 	// Clock is where the controller takes the time from.
 	Clock clock.Clock
-	// SigningRequests are the caches of CertificateSigningRequests, per signer name.
-	SigningRequests map[string]cache.Cache
+	// SigningRequests are the CertificateSigningRequests, per signer name.
+	SigningRequests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 	// Trust is where the Cluster CA is read from.
 	Trust trust.Source
+	// TrustConfigMap is where Trust reads, to watch it for changes.
+	TrustConfigMap *optional.Source[*corev1.ConfigMap]
+	// ControlPlane is what is known of the control plane and the trust bundles.
+	ControlPlane ControlPlane
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
 }
@@ -69,10 +85,15 @@ type Options struct {
 
 // Add adds the controller to the manager.
 func Add(mgr manager.Manager, o Options) error {
+	evaluations, err := newEvaluationDuration(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
 	// Events about Nodes and policies, which have no namespace, go to the namespace default.
 	r := &reconciler{
-		client: mgr.GetClient(), requests: newRequestReader(o.SigningRequests), trust: o.Trust, clock: o.Clock,
-		recorder: mgr.GetEventRecorder(reporterName), verdicts: o.Verdicts, memories: map[string]*memory{},
+		client: mgr.GetClient(), objects: mgr.GetCache(), requests: newRequestReader(o.SigningRequests), trust: o.Trust,
+		clock: o.Clock, recorder: mgr.GetEventRecorder(reporterName), verdicts: o.Verdicts, controlPlane: o.ControlPlane,
+		evaluations: evaluations, memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
@@ -90,16 +111,55 @@ func Add(mgr manager.Manager, o Options) error {
 		WatchesRawSource(source.Kind(mgr.GetCache(), &corev1.Node{},
 			wakeAll[*corev1.Node](mgr.GetClient()), nodeChanged())).
 		// Without the Cluster CA nothing that a kubelet serves can be verified, which the policy has to say.
-		WatchesRawSource(source.Kind(mgr.GetCache(), &corev1.ConfigMap{},
-			wakeAll[*corev1.ConfigMap](mgr.GetClient()), trustBundleChanged(o.Trust)))
+		WatchesRawSource(o.TrustConfigMap.Changed(wakeAll[*corev1.ConfigMap](mgr.GetClient()), trustBundleChanged(o.Trust)))
 	for _, requests := range o.SigningRequests {
 		// A request for a node that is not there shows in no NodeCertificates: the machine that failed to become a node.
-		b = b.WatchesRawSource(source.Kind(requests, &certificatesv1.CertificateSigningRequest{},
+		b = b.WatchesRawSource(requests.Changed(
 			wakeAll[*certificatesv1.CertificateSigningRequest](mgr.GetClient()), maybeOrphaned(mgr.GetClient())))
 	}
-	err := b.Complete(forgetting{next: reconcile.AsReconciler(mgr.GetClient(), r), policies: mgr.GetClient(), forget: r.forget})
+	// What is known of the control plane or a trust bundle changed.
+	b = b.WatchesRawSource(source.Channel(o.ControlPlane.Changed(), wakeAll[client.Object](mgr.GetClient())))
+	if err := addOptional(mgr, b, r); err != nil {
+		return err
+	}
+	err = b.Complete(forgetting{next: reconcile.AsReconciler(mgr.GetClient(), r), policies: mgr.GetClient(), forget: r.forget})
 	if err != nil {
 		return fmt.Errorf("building the controller %s: %w", controllerName, err)
+	}
+	return nil
+}
+
+// +kubebuilder:rbac:groups=apps,resources=daemonsets;deployments;statefulsets,verbs=list;watch
+
+// addOptional gives the reconciler what some policies ask for. The permission to read bootstrap tokens is no part of the
+// manager's role: config/components/bootstrap-tokens grants it.
+func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler) error {
+	watcher, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+	})
+	if err != nil {
+		return fmt.Errorf("making the client for what some policies ask for: %w", err)
+	}
+	if r.tokens, err = newTokens(watcher); err != nil {
+		return err
+	}
+	if r.workloads, err = newWorkloads(watcher); err != nil {
+		return err
+	}
+	policies := mgr.GetClient()
+	// A token comes, goes, or gets another expiration.
+	b.WatchesRawSource(r.tokens.secrets.Changed(wakeAll[*corev1.Secret](policies)))
+	// A workload begins or ceases to mount the static serving certificate.
+	b.WatchesRawSource(r.workloads.daemonSets.Changed(wakeAll[*appsv1.DaemonSet](policies), mountsChanged[*appsv1.DaemonSet]()))
+	b.WatchesRawSource(r.workloads.deployments.Changed(wakeAll[*appsv1.Deployment](policies), mountsChanged[*appsv1.Deployment]()))
+	b.WatchesRawSource(
+		r.workloads.statefulSets.Changed(wakeAll[*appsv1.StatefulSet](policies), mountsChanged[*appsv1.StatefulSet]()))
+	for _, watch := range []manager.Runnable{
+		r.tokens.secrets, r.workloads.daemonSets, r.workloads.deployments, r.workloads.statefulSets,
+	} {
+		if err := mgr.Add(watch); err != nil {
+			return fmt.Errorf("adding what some policies ask for: %w", err)
+		}
 	}
 	return nil
 }
@@ -122,6 +182,8 @@ func wakeAll[object client.Object](policies client.Reader) handler.TypedEventHan
 		CreateFunc: func(ctx context.Context, _ event.TypedCreateEvent[object], q queue) { wake(ctx, q) },
 		UpdateFunc: func(ctx context.Context, _ event.TypedUpdateEvent[object], q queue) { wake(ctx, q) },
 		DeleteFunc: func(ctx context.Context, _ event.TypedDeleteEvent[object], q queue) { wake(ctx, q) },
+		// A source can be read after it could not, or the other way round.
+		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { wake(ctx, q) },
 	}
 }
 

@@ -116,7 +116,7 @@ var _ = Describe("CertificatePolicy", func() {
 		observe(ctx, createNode(ctx, "columns", "columns-1"), notAfter.Add(-100*time.Hour), notAfter)
 		expired := time.Now().Add(-time.Hour).Truncate(time.Second)
 		observe(ctx, createNode(ctx, "columns", "columns-2"), expired.Add(-100*time.Hour), expired)
-		p := createPolicy(ctx, newPoolPolicy("columns"))
+		p := createPolicy(ctx, ignoreControlPlane(newPoolPolicy("columns")))
 		startController()
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False Expired")
 		Expect(kubectl(ctx, "get", "certificatepolicies", p.Name)).To(MatchRegexp(
@@ -234,7 +234,7 @@ var _ = Describe("CertificatePolicy", func() {
 		It("is InProgress until it is seen, and while the Cluster CA cannot be read", func(ctx SpecContext) {
 			now := time.Now()
 			observe(ctx, createNode(ctx, "kstatus", "kstatus-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
-			p := createPolicy(ctx, newPoolPolicy("kstatus"))
+			p := createPolicy(ctx, ignoreControlPlane(newPoolPolicy("kstatus")))
 			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.InProgressStatus))
 			startController()
 			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")

@@ -5,22 +5,25 @@ package certificatepolicy
 
 import (
 	"context"
-	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/cached"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -41,40 +44,56 @@ type evidence struct {
 // gather reads the evidence, from caches only. An error means that a cache could not be read.
 func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, now time.Time) (*evidence, error) {
 	e := &evidence{
-		now:      now,
-		input:    policy.Input{Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now},
-		selected: map[string]*corev1.Node{},
+		now:   now,
+		input: policy.Input{Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now},
 	}
 	var selector labels.Selector
 	if selector, e.invalid = p.Spec.Nodes.Selector.AsSelector(); e.invalid != nil {
 		return e, nil //nolint:nilerr // it is evidence: the policy's status says it
 	}
-	_, err := r.trust.Bundle(ctx)
-	if err != nil {
+	if _, err := r.trust.Bundle(); err != nil {
 		e.input.TrustError = err.Error()
+		e.input.Denied = append(e.input.Denied, trustDenials(err)...)
 	}
-	var nodes corev1.NodeList
-	if err := r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing Nodes: %w", err)
-	}
-	var facts v1alpha1.NodeCertificatesList
-	if err := r.client.List(ctx, &facts, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing NodeCertificates: %w", err)
-	}
-	if e.input.Requests, e.orphans, err = r.requests.orphans(ctx, &nodes); err != nil {
+	nodes, err := cached.List(ctx, r.objects, &corev1.Node{})
+	if err != nil {
 		return nil, err
 	}
-	e.selectNodes(&nodes, &facts, selector)
+	facts, err := cached.List(ctx, r.objects, &v1alpha1.NodeCertificates{})
+	if err != nil {
+		return nil, err
+	}
+	var denied []policy.Denial
+	e.input.Requests, e.orphans, denied = r.requests.orphans(nodes)
+	e.input.Denied = append(e.input.Denied, denied...)
+	e.input.ControlPlane, denied = r.controlPlane.Snapshot()
+	e.input.Denied = append(e.input.Denied, denied...)
+	e.selectNodes(nodes, facts, selector)
+	r.gatherOptional(ctx, e)
 	return e, nil
 }
 
-func (e *evidence) selectNodes(nodes *corev1.NodeList, facts *v1alpha1.NodeCertificatesList, selector labels.Selector) {
-	byName := make(map[string]*v1alpha1.NodeCertificates, len(facts.Items))
-	for i := range facts.Items {
-		byName[facts.Items[i].Name] = &facts.Items[i]
+// gatherOptional reads what only some policies ask for, and what of it may not be read.
+func (r *reconciler) gatherOptional(ctx context.Context, e *evidence) {
+	var denied []policy.Denial
+	if e.input.Spec.Nodes.BootstrapTokens.Mode == v1alpha1.WatchWatched {
+		e.input.Tokens, denied = r.tokens.observe(ctx)
+		e.input.Denied = append(e.input.Denied, denied...)
 	}
-	for i := range nodes.Items {
-		node := &nodes.Items[i]
+	if policy.WantsWorkloads(e.input.Spec) {
+		e.input.Workloads, denied = r.workloads.observe(ctx)
+		e.input.Denied = append(e.input.Denied, denied...)
+	}
+}
+
+func (e *evidence) selectNodes(nodes []*corev1.Node, facts []*v1alpha1.NodeCertificates, selector labels.Selector) {
+	byName := make(map[string]*v1alpha1.NodeCertificates, len(facts))
+	for _, known := range facts {
+		byName[known.Name] = known
+	}
+	e.selected = make(map[string]*corev1.Node, len(nodes))
+	e.input.Nodes = make([]policy.Node, 0, len(nodes))
+	for _, node := range nodes {
 		if !selector.Matches(labels.Set(node.Labels)) {
 			continue
 		}
@@ -89,13 +108,34 @@ func (e *evidence) selectNodes(nodes *corev1.NodeList, facts *v1alpha1.NodeCerti
 
 // judgedNode is what the judge sees of a Node.
 func judgedNode(node *corev1.Node) policy.Node {
-	return policy.Node{
+	judged := policy.Node{
 		Name: node.Name, Labels: node.Labels, Created: node.CreationTimestamp.Time,
 		KubeletVersion: node.Status.NodeInfo.KubeletVersion, NodeImageVersion: node.Labels[nodeImageLabel],
 		HasAddress: slices.ContainsFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool {
 			return a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP
 		}),
+		InternalIPs: internalIPs(node),
 	}
+	for i := range node.Status.Conditions {
+		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady {
+			judged.Ready, judged.ReadySince = c.Status, c.LastTransitionTime.Time
+		}
+	}
+	return judged
+}
+
+// internalIPs are the node's, spelled as a certificate's are. What is no address is left out: the node says it of itself.
+func internalIPs(node *corev1.Node) []string {
+	var addresses []string
+	for _, candidate := range node.Status.Addresses {
+		if candidate.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if address, err := netip.ParseAddr(candidate.Address); err == nil && address.Zone() == "" {
+			addresses = append(addresses, address.Unmap().String())
+		}
+	}
+	return addresses
 }
 
 // ownedBy says whether the facts are about this Node, and not about one of the same name that was there before.
@@ -117,74 +157,107 @@ func (e *evidence) object(subject v1alpha1.Subject) (related runtime.Object, nod
 			APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest",
 			Name: subject.Name, UID: e.orphans[subject.Name],
 		}, nil
-	case v1alpha1.SubjectConfigMap:
+	case v1alpha1.SubjectConfigMap, v1alpha1.SubjectSecret:
 		key := namespacedName(subject.Name)
-		return &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: key.Namespace, Name: key.Name}, nil
+		return &corev1.ObjectReference{
+			APIVersion: "v1", Kind: string(subject.Kind), Namespace: key.Namespace, Name: key.Name,
+		}, nil
+	case v1alpha1.SubjectDaemonSet, v1alpha1.SubjectDeployment, v1alpha1.SubjectStatefulSet:
+		key := namespacedName(subject.Name)
+		return &corev1.ObjectReference{
+			APIVersion: appsv1.SchemeGroupVersion.String(), Kind: string(subject.Kind), Namespace: key.Namespace, Name: key.Name,
+		}, nil
+	case v1alpha1.SubjectAPIService:
+		return ofGroup(subject, "apiregistration.k8s.io/v1"), nil
+	case v1alpha1.SubjectValidatingWebhook, v1alpha1.SubjectMutatingWebhook:
+		return ofGroup(subject, admissionregistrationv1.SchemeGroupVersion.String()), nil
+	case v1alpha1.SubjectCustomResourceDefinition:
+		return ofGroup(subject, "apiextensions.k8s.io/v1"), nil
+	case v1alpha1.SubjectClusterTrustBundle:
+		return ofGroup(subject, certificatesv1.SchemeGroupVersion.String()), nil
 	default:
-		return nil, nil
+		// No object stands for it. Its name is there all the same, so that Events about two of them are not taken for one.
+		return ofGroup(subject, ""), nil
 	}
+}
+
+// ofGroup refers to a subject without a namespace.
+func ofGroup(subject v1alpha1.Subject, apiVersion string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: apiVersion, Kind: string(subject.Kind), Name: subject.Name}
 }
 
 // requestReader finds the signing requests that belong to no Node. It remembers what it read from each, so that a request's
 // PEM is parsed once and not at every evaluation.
 type requestReader struct {
-	caches map[string]cache.Cache
-	mu     sync.Mutex
-	known  map[types.UID]knownRequest
+	sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
+	mu      sync.Mutex
+	known   map[types.UID]*knownRequest
+	// round counts the evaluations, to tell which requests are gone.
+	round int
 }
 
 // knownRequest is what was read from one version of a request.
 type knownRequest struct {
 	resourceVersion string
 	node            string
+	// round is the last one in which the request existed.
+	round int
+	// registered says that the node has existed since the request was first read.
+	registered bool
 	// orphan is nil until it was needed.
 	orphan *policy.Request
 }
 
-func newRequestReader(caches map[string]cache.Cache) *requestReader {
-	return &requestReader{caches: caches, known: map[types.UID]knownRequest{}}
+func newRequestReader(sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]) *requestReader {
+	return &requestReader{sources: sources, known: map[types.UID]*knownRequest{}}
 }
 
-// orphans returns the requests of no Node in nodes, and their UIDs by name.
-func (r *requestReader) orphans(ctx context.Context, nodes *corev1.NodeList) (
-	[]policy.Request, map[string]types.UID, error,
-) {
-	existing := make(map[string]struct{}, len(nodes.Items))
-	for i := range nodes.Items {
-		existing[nodes.Items[i].Name] = struct{}{}
+// orphans returns the requests of no Node in nodes, their UIDs by name, and what is missing to read them all.
+func (r *requestReader) orphans(nodes []*corev1.Node) ([]policy.Request, map[string]types.UID, []policy.Denial) {
+	existing := make(map[string]struct{}, len(nodes))
+	for _, node := range nodes {
+		existing[node.Name] = struct{}{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var found []policy.Request
+	var denied []policy.Denial
 	uids := map[string]types.UID{}
-	seen := make(map[types.UID]knownRequest, len(r.known))
-	for signer, requests := range r.caches {
-		var list certificatesv1.CertificateSigningRequestList
-		if err := requests.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, nil, fmt.Errorf("listing CertificateSigningRequests to %s: %w", signer, err)
+	r.round++
+	for signer, source := range r.sources {
+		requests, err := source.List()
+		if err != nil {
+			denied = append(denied, unread(signingRequestUse[signer], source.Permission("list"), err))
 		}
-		for i := range list.Items {
-			request := &list.Items[i]
+		for _, request := range requests {
 			known := r.read(request)
-			if _, ok := existing[known.node]; !ok {
+			if _, ok := existing[known.node]; ok {
+				known.registered = true
+			} else {
 				if known.orphan == nil {
 					known.orphan = orphan(request, known.node)
 				}
+				known.orphan.Registered = known.registered
 				found = append(found, *known.orphan)
 				uids[request.Name] = request.UID
 			}
-			seen[request.UID] = known
 		}
 	}
-	r.known = seen
-	return found, uids, nil
+	maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
+	return found, uids, denied
 }
 
-func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) knownRequest {
+// read returns what is known of the request, and notes that it exists in this round.
+func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) *knownRequest {
 	known, ok := r.known[request.UID]
 	if !ok || known.resourceVersion != request.ResourceVersion {
-		return knownRequest{resourceVersion: request.ResourceVersion, node: csr.NodeName(request)}
+		registered := ok && known.registered
+		known = &knownRequest{
+			resourceVersion: request.ResourceVersion, node: csr.NodeName(request), registered: registered,
+		}
+		r.known[request.UID] = known
 	}
+	known.round = r.round
 	return known
 }
 
@@ -194,8 +267,8 @@ func orphan(request *certificatesv1.CertificateSigningRequest, node string) *pol
 		refusal += ": " + message
 	}
 	return &policy.Request{
-		Name: request.Name, SignerName: request.Spec.SignerName, NodeName: node, Stage: csr.Stage(request),
-		Created: request.CreationTimestamp.Time, Decided: csr.Decided(request),
+		Name: request.Name, SignerName: request.Spec.SignerName, NodeName: node, Requestor: request.Spec.Username,
+		Stage: csr.Stage(request), Created: request.CreationTimestamp.Time, Decided: csr.Decided(request),
 		Refusal: refusal, Malformed: csr.Malformed(request),
 	}
 }

@@ -45,9 +45,10 @@ func TestNodeChanged(t *testing.T) {
 		want   bool
 	}{
 		"heartbeat":         {func(n *corev1.Node) { n.Status.Conditions[0].LastHeartbeatTime = metav1.Unix(110, 0) }, false},
-		"not ready":         {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }, false},
+		"not ready":         {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }, true},
 		"annotation":        {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, false},
-		"another address":   {func(n *corev1.Node) { n.Status.Addresses[1].Address = "10.0.0.2" }, false},
+		"another name":      {func(n *corev1.Node) { n.Status.Addresses[0].Address = "worker-2" }, false},
+		"another address":   {func(n *corev1.Node) { n.Status.Addresses[1].Address = "10.0.0.2" }, true},
 		"no IP address":     {func(n *corev1.Node) { n.Status.Addresses = n.Status.Addresses[:1] }, true},
 		"label":             {func(n *corev1.Node) { n.Labels["pool"] = "green" }, true},
 		"node image":        {func(n *corev1.Node) { n.Labels[nodeImageLabel] = "AKSUbuntu-2204gen2containerd-202501.12.0" }, true},

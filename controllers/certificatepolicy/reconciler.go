@@ -9,10 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -37,12 +39,21 @@ const (
 
 // reconciler judges one policy at a time.
 type reconciler struct {
-	client   client.Client
+	client client.Client
+	// objects is the cache that client reads from.
+	objects  cache.Cache
 	requests *requestReader
 	trust    trust.Source
 	clock    clock.PassiveClock
 	recorder events.EventRecorder
 	verdicts *metrics.Verdicts
+	// controlPlane is what another controller knows of the control plane and the trust bundles.
+	controlPlane ControlPlane
+	// tokens and workloads are watched from the time that a policy asks for them.
+	tokens    *tokens
+	workloads *workloads
+	// evaluations is told how many seconds each evaluation took.
+	evaluations prometheus.Observer
 
 	mu       sync.Mutex
 	memories map[string]*memory
@@ -59,6 +70,7 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		return reconcile.Result{}, fmt.Errorf("gathering the evidence for CertificatePolicy %s: %w", p.Name, err)
 	}
 	verdict := e.judge()
+	r.evaluations.Observe(r.clock.Since(now).Seconds())
 	status := newStatus(p, e, &verdict)
 	// The metrics tell the verdict even while it cannot be written.
 	r.verdicts.Set(p.Name, metrics.Report{

@@ -14,8 +14,12 @@ import (
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
-// maxFindings is how many findings a status has room for; the schema says the same.
-const maxFindings = 100
+// maxFindings is how many findings a status has room for, and maxControlPlane how many certificates of the control plane;
+// the schema says the same.
+const (
+	maxFindings     = 100
+	maxControlPlane = 64
+)
 
 // judge evaluates the evidence. For a spec that cannot be evaluated, the verdict is that there is none.
 func (e *evidence) judge() policy.Verdict {
@@ -23,10 +27,7 @@ func (e *evidence) judge() policy.Verdict {
 		return policy.Evaluate(e.input)
 	}
 	var verdict policy.Verdict
-	for _, conditionType := range []string{
-		v1alpha1.ConditionCompliant, v1alpha1.ConditionCertificatesCurrent,
-		v1alpha1.ConditionServingRotationEnabled, v1alpha1.ConditionBootstrapHealthy,
-	} {
+	for _, conditionType := range policy.Conditions(e.input.Spec) {
 		verdict.Conditions = append(verdict.Conditions, metav1.Condition{
 			Type: conditionType, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNotEvaluated,
 			Message: "The policy could not be evaluated: see the Ready condition.",
@@ -49,7 +50,7 @@ func newStatus(p *v1alpha1.CertificatePolicy, e *evidence, verdict *policy.Verdi
 		condition.LastTransitionTime = metav1.NewTime(e.now)
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
-	// Stalled and Reconciling are there only while True.
+	// Stalled and Reconciling are there only while True, and a concern that the policy ignores as a whole has no condition.
 	status.Conditions = slices.DeleteFunc(status.Conditions, func(c metav1.Condition) bool {
 		return meta.FindStatusCondition(wanted, c.Type) == nil
 	})
@@ -57,6 +58,7 @@ func newStatus(p *v1alpha1.CertificatePolicy, e *evidence, verdict *policy.Verdi
 		return status
 	}
 	status.Nodes, status.Certificates = &verdict.Nodes, &verdict.Certificates
+	status.ControlPlane = verdict.ControlPlane[:min(len(verdict.ControlPlane), maxControlPlane)]
 	status.Findings = verdict.Findings[:min(len(verdict.Findings), maxFindings)]
 	status.OmittedFindings = int32(min(len(verdict.Findings)-len(status.Findings), math.MaxInt32))
 	return status
@@ -77,7 +79,8 @@ func (e *evidence) readiness(verdict *policy.Verdict) []metav1.Condition {
 	case e.invalid != nil:
 		return with(ready(metav1.ConditionFalse, v1alpha1.ReasonInvalidSpec, e.invalid.Error()), v1alpha1.ConditionStalled)
 	case slices.ContainsFunc(verdict.Findings, func(f v1alpha1.Finding) bool {
-		return f.Reason == v1alpha1.ReasonTrustBundleUnavailable
+		return f.Reason == v1alpha1.ReasonTrustBundleUnavailable && f.Subject.Name == e.input.TrustSource &&
+			e.input.TrustError != ""
 	}):
 		return with(ready(metav1.ConditionFalse, v1alpha1.ReasonTrustBundleUnavailable, e.input.TrustError),
 			v1alpha1.ConditionReconciling)

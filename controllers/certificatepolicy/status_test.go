@@ -62,14 +62,18 @@ func TestConditionsAndKstatus(t *testing.T) {
 			map[string]string{
 				"Ready": "False InvalidSpec", "Stalled": "True InvalidSpec", "Compliant": "Unknown NotEvaluated",
 				"CertificatesCurrent": "Unknown NotEvaluated", "ServingRotationEnabled": "Unknown NotEvaluated",
-				"BootstrapHealthy": "Unknown NotEvaluated",
+				"BootstrapHealthy": "Unknown NotEvaluated", "ControlPlaneHealthy": "Unknown NotEvaluated",
+				"TrustBundlesHealthy": "Unknown NotEvaluated",
 			}, status.FailedStatus},
-		"no Cluster CA": {&evidence{input: policy.Input{TrustError: "there is none"}},
+		"no Cluster CA": {&evidence{input: policy.Input{TrustError: "there is none", TrustSource: "a"}},
 			new(violated(v1alpha1.ReasonTrustBundleUnavailable, v1alpha1.SeverityUnknown)),
 			map[string]string{
 				"Ready": "False TrustBundleUnavailable", "Reconciling": "True TrustBundleUnavailable",
 				"Compliant": "False TrustBundleUnavailable",
 			}, status.InProgressStatus},
+		"another bundle that cannot be read": {&evidence{input: policy.Input{TrustSource: "kube-system/kube-root-ca.crt"}},
+			new(violated(v1alpha1.ReasonTrustBundleUnavailable, v1alpha1.SeverityUnknown)),
+			map[string]string{"Ready": "True Evaluated", "Compliant": "False TrustBundleUnavailable"}, status.CurrentStatus},
 		"no Cluster CA, and none needed": {&evidence{input: policy.Input{TrustError: "there is none"}}, &compliant,
 			map[string]string{"Ready": "True Evaluated", "Compliant": "True AsExpected"}, status.CurrentStatus},
 	} {
@@ -141,6 +145,44 @@ func TestStatusHasRoomForSomeFindings(t *testing.T) {
 	got := newStatus(newPolicy(), &evidence{now: start}, &verdict)
 	if len(got.Findings) != 100 || got.OmittedFindings != 150 || got.Findings[0].Subject.Name != "0" {
 		t.Errorf("%d findings listed and %d omitted, want the first 100 and 150", len(got.Findings), got.OmittedFindings)
+	}
+}
+
+func TestStatusDescribesTheControlPlane(t *testing.T) {
+	var verdict policy.Verdict
+	for i := range 70 {
+		verdict.ControlPlane = append(verdict.ControlPlane, v1alpha1.ControlPlaneCertificate{
+			Purpose: v1alpha1.PurposeClientCA, Source: fmt.Sprint(i),
+		})
+	}
+	got := newStatus(newPolicy(), &evidence{now: start}, &verdict).ControlPlane
+	if len(got) != 64 || got[0].Source != "0" || got[63].Source != "63" {
+		t.Errorf("%d certificates of the control plane listed, want the first 64", len(got))
+	}
+	if got := newStatus(newPolicy(), &evidence{now: start}, &policy.Verdict{}).ControlPlane; got != nil {
+		t.Errorf("an empty list, which the schema refuses: %v", got)
+	}
+}
+
+// A concern that the policy ignores has no condition, nor does the one stay that it had while it was watched.
+func TestIgnoredConcernHasNoCondition(t *testing.T) {
+	p := newPolicy()
+	input := policy.Input{Spec: &p.Spec, Now: start}
+	p.Status = newStatus(p, &evidence{now: start}, new((&evidence{input: input}).judge()))
+	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionTrustBundlesHealthy) == nil {
+		t.Fatal("TrustBundlesHealthy is missing while they are watched")
+	}
+	const ignored = v1alpha1.WatchIgnored
+	p.Spec.TrustBundles = v1alpha1.TrustBundlesSpec{APIServices: ignored, Webhooks: ignored, ConversionWebhooks: ignored}
+	for name, invalid := range map[string]error{"valid": nil, "invalid": errors.New("spec.nodes.selector: no")} {
+		e := &evidence{now: start, input: input, invalid: invalid}
+		status := newStatus(p, e, new(e.judge()))
+		if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionTrustBundlesHealthy); c != nil {
+			t.Errorf("%s: %+v", name, c)
+		}
+		if meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionControlPlaneHealthy) == nil {
+			t.Errorf("%s: ControlPlaneHealthy is missing", name)
+		}
 	}
 }
 

@@ -29,7 +29,6 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -39,6 +38,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/hack/cluster"
 )
@@ -81,30 +81,42 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 
 // controllerRun is one life of the controller, as in one manager process.
 type controllerRun struct {
-	verdicts *metrics.Verdicts
-	stop     func()
+	verdicts     *metrics.Verdicts
+	controlPlane *controlPlane
+	stop         func()
 }
 
 // startController runs the controller in a manager of its own, until it is stopped or the spec ends.
 func startController() *controllerRun {
+	GinkgoHelper()
+	return startControllerAs(restConfig)
+}
+
+// startControllerAs runs it with the permissions of another user, except for what the optional sources here read.
+func startControllerAs(restConfig *rest.Config) *controllerRun {
 	GinkgoHelper()
 	mgr, err := manager.New(restConfig, manager.Options{
 		Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	requests := map[string]cache.Cache{}
+	requests := map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]{}
 	for _, signer := range []string{certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName} {
-		requests[signer], err = cache.New(restConfig, cache.Options{Scheme: scheme, ByObject: map[client.Object]cache.ByObject{
-			&certificatesv1.CertificateSigningRequest{}: {Field: fields.OneTermEqualSelector("spec.signerName", signer)},
-		}})
+		requests[signer], err = optional.New(k8s, &certificatesv1.CertificateSigningRequest{}, optional.Options{
+			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
+		})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(mgr.Add(requests[signer])).To(Succeed())
 	}
-	run := &controllerRun{verdicts: metrics.NewVerdicts()}
+	configMap, err := optional.New(k8s, &corev1.ConfigMap{}, optional.Options{
+		Namespace: rootCA.Namespace, FieldSelector: fields.OneTermEqualSelector("metadata.name", rootCA.Name),
+	})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(mgr.Add(configMap)).To(Succeed())
+	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane()}
 	Expect(Add(mgr, Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
-		Trust: trust.New(mgr.GetClient(), rootCA, "ca.crt"),
+		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane,
 	})).To(Succeed())
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -128,6 +140,7 @@ func newPoolPolicy(pool string) *v1alpha1.CertificatePolicy {
 	p := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: pool}}
 	p.Spec.Expiry.MinimumRemaining = &metav1.Duration{}
 	p.Spec.Nodes.SigningRequests.PendingTimeout = &metav1.Duration{Duration: time.Second}
+	p.Spec.Nodes.ClientCertificate.Rotation = v1alpha1.ClientRotationIgnored // the specs' nodes have serving certificates only
 	p.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{poolLabel: v1alpha1.LabelValue(pool)}
 	return p
 }
@@ -187,7 +200,8 @@ func serves(facts *v1alpha1.NodeCertificates, notBefore, notAfter time.Time) {
 	}
 	facts.Status.Certificates = []v1alpha1.CertificateStatus{{
 		Purpose: v1alpha1.PurposeKubeletServing, Source: v1alpha1.SourceHandshake, SerialNumber: "1f",
-		SHA256: strings.Repeat("0", 64), NotBefore: metav1.NewTime(notBefore), NotAfter: metav1.NewTime(notAfter),
+		SHA256: strings.Repeat("0", 64), IPAddresses: []string{"127.1.0.1"},
+		NotBefore: metav1.NewTime(notBefore), NotAfter: metav1.NewTime(notAfter),
 	}}
 }
 

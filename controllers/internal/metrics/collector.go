@@ -61,16 +61,22 @@ var stages = []v1alpha1.SigningStage{
 	v1alpha1.StagePending, v1alpha1.StageApproved, v1alpha1.StageIssued, v1alpha1.StageDenied, v1alpha1.StageFailed,
 }
 
+// SigningRequests are those to one signer.
+type SigningRequests interface {
+	// List returns them all; it fails while they can't be read.
+	List() ([]*certificatesv1.CertificateSigningRequest, error)
+}
+
 type collector struct {
 	reader          client.Reader
-	signingRequests map[string]client.Reader
+	signingRequests map[string]SigningRequests
 	verdicts        *Verdicts
 }
 
 // New returns the collector of everything there is to report: certificates from the NodeCertificates that reader holds,
-// signing requests from signingRequests, a reader per signer name, and the verdicts on the policies. The readers are caches;
-// while one is not synced, its series are left out and notafter_source_readable says so.
-func New(reader client.Reader, signingRequests map[string]client.Reader, verdicts *Verdicts) prometheus.Collector {
+// signing requests from signingRequests, by signer name, and the verdicts on the policies. While one can't be read, its series
+// are left out and notafter_source_readable says so.
+func New(reader client.Reader, signingRequests map[string]SigningRequests, verdicts *Verdicts) prometheus.Collector {
 	return &collector{reader: reader, signingRequests: signingRequests, verdicts: verdicts}
 }
 
@@ -93,7 +99,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 	send(readableDesc, number(c.collectCertificates(ctx, send)), sourceNodeCertificates)
 	for _, signer := range slices.Sorted(maps.Keys(c.signingRequests)) {
-		send(readableDesc, number(c.collectRequests(ctx, send, signer)), signer)
+		send(readableDesc, number(c.collectRequests(send, signer)), signer)
 	}
 }
 
@@ -130,14 +136,14 @@ func (c *collector) collectCertificates(ctx context.Context, send sendFunc) bool
 
 // collectRequests reports whether the cache could be read. Every stage has a series, so that a count falls to 0 and does not
 // vanish.
-func (c *collector) collectRequests(ctx context.Context, send sendFunc, signer string) bool {
-	var list certificatesv1.CertificateSigningRequestList
-	if err := c.signingRequests[signer].List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+func (c *collector) collectRequests(send sendFunc, signer string) bool {
+	requests, err := c.signingRequests[signer].List()
+	if err != nil {
 		return false
 	}
 	count := map[v1alpha1.SigningStage]int{}
-	for i := range list.Items {
-		count[csr.Stage(&list.Items[i])]++
+	for _, request := range requests {
+		count[csr.Stage(request)]++
 	}
 	for _, stage := range stages {
 		send(requestsDesc, float64(count[stage]), signer, string(stage))

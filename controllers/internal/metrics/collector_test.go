@@ -5,6 +5,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -82,7 +83,7 @@ func report() Report {
 }
 
 // world is a cluster with two nodes, three requests, one policy with a verdict and one that could not be evaluated.
-func world(t *testing.T) (client.WithWatch, map[string]client.Reader, *Verdicts) {
+func world(t *testing.T) (client.WithWatch, map[string]SigningRequests, *Verdicts) {
 	t.Helper()
 	objects := fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(
 		node("aks-pool-000001",
@@ -92,17 +93,29 @@ func world(t *testing.T) (client.WithWatch, map[string]client.Reader, *Verdicts)
 	).Build()
 	issued := request("issued", certificatesv1.KubeletServingSignerName, certificatesv1.CertificateApproved)
 	issued.Status.Certificate = []byte("a certificate")
-	serving := fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(
+	serving := requests{
 		issued,
 		request("pending", certificatesv1.KubeletServingSignerName),
 		request("denied", certificatesv1.KubeletServingSignerName, certificatesv1.CertificateDenied),
-	).Build()
+	}
 	verdicts := NewVerdicts()
 	verdicts.Set("cluster", report())
 	verdicts.Set("broken", Report{Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionCompliant, Status: metav1.ConditionUnknown},
 	}})
-	return objects, map[string]client.Reader{certificatesv1.KubeletServingSignerName: serving}, verdicts
+	return objects, map[string]SigningRequests{certificatesv1.KubeletServingSignerName: serving}, verdicts
+}
+
+// requests are signing requests that can be read.
+type requests []*certificatesv1.CertificateSigningRequest
+
+func (r requests) List() ([]*certificatesv1.CertificateSigningRequest, error) { return r, nil }
+
+// denied are signing requests that can't be read.
+type denied struct{}
+
+func (denied) List() ([]*certificatesv1.CertificateSigningRequest, error) {
+	return nil, errors.New("may not be listed")
 }
 
 // blocked is a cache that does not sync.
@@ -179,7 +192,7 @@ notafter_findings{policy="cluster",reason="RotationDue",severity="Info"} 1
 // A scrape right after the start must not hang until every cache is synced, and says what it leaves out.
 func TestUnsyncedCacheDoesNotHoldUpTheScrape(t *testing.T) {
 	_, _, verdicts := world(t)
-	collector := New(blocked{}, map[string]client.Reader{certificatesv1.KubeletServingSignerName: blocked{}}, verdicts)
+	collector := New(blocked{}, map[string]SigningRequests{certificatesv1.KubeletServingSignerName: denied{}}, verdicts)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
