@@ -6,6 +6,7 @@ package config
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,12 +19,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +35,9 @@ import (
 )
 
 const manager = "system:serviceaccount:notafter-system:notafter-controller-manager"
+
+// kubeletReader is whom kubelets are asked as.
+const kubeletReader = "system:serviceaccount:notafter-system:notafter-kubelet-reader"
 
 // objects reads the objects of a manifest.
 func objects(t *testing.T, path string) []*unstructured.Unstructured {
@@ -118,6 +124,8 @@ func TestPermissionsAreFew(t *testing.T) {
 			"update certificatepolicies.notafter.dev/status", "update nodecertificates.notafter.dev/status",
 		},
 		"rbac/role.yaml Role default/manager-role": {"create events.events.k8s.io", "patch events.events.k8s.io"},
+		// Of the account that kubelets are asked with, and that may do nothing else.
+		"rbac/role.yaml Role notafter-system/manager-role": {"create serviceaccounts/token notafter-kubelet-reader"},
 		"rbac/leader_election_role.yaml Role /leader-election": {
 			"create events", "patch events", "create leases.coordination.k8s.io", "update leases.coordination.k8s.io notafter.dev",
 		},
@@ -141,7 +149,7 @@ func TestPermissionsAreFew(t *testing.T) {
 			verb, what, _ := strings.Cut(permission, " ")
 			if resource, subresource, found := strings.Cut(what, "/"); found {
 				kind, group, _ := strings.Cut(resource, ".")
-				what = kind + "/" + subresource + "." + group
+				what = strings.TrimSuffix(kind+"/"+subresource+"."+group, ".")
 			}
 			allowed[verb+" "+what] = true
 		}
@@ -267,20 +275,63 @@ func TestOnAnAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for want, permissions := range managerMay() {
-		for _, p := range permissions {
+	for user, may := range map[string]map[bool][]authorizationv1.ResourceAttributes{
+		manager: managerMay(), kubeletReader: kubeletReaderMay(),
+	} {
+		for want, permissions := range may {
+			for _, p := range permissions {
+				review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+					User: user, Groups: []string{"system:serviceaccounts", "system:authenticated"}, ResourceAttributes: &p,
+				}}
+				if err := reviews.Create(t.Context(), review); err != nil {
+					t.Fatal(err)
+				}
+				if review.Status.Allowed != want {
+					t.Errorf("permission of %s, %+v: %t, want %t", user, p, review.Status.Allowed, want)
+				}
+			}
+		}
+	}
+	t.Run("bootstrap tokens", func(t *testing.T) {
+		secrets := func() bool {
 			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: manager, Groups: []string{"system:serviceaccounts", "system:authenticated"}, ResourceAttributes: &p,
+				User: manager, ResourceAttributes: &authorizationv1.ResourceAttributes{
+					Verb: "list", Resource: "secrets", Namespace: "kube-system",
+				},
 			}}
 			if err := reviews.Create(t.Context(), review); err != nil {
 				t.Fatal(err)
 			}
-			if review.Status.Allowed != want {
-				t.Errorf("the manager's permission %+v: %t, want %t", p, review.Status.Allowed, want)
-			}
+			return review.Status.Allowed
 		}
-	}
+		if secrets() {
+			t.Error("the manager may list Secrets before it was granted that")
+		}
+		kubectl(t, "apply", "--server-side", "-k", "components/bootstrap-tokens")
+		granted := func(context.Context) (bool, error) { return secrets(), nil } // it takes a moment to be in force
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
+			t.Errorf("the manager may not list Secrets after it was granted that: %v", err)
+		}
+	})
 	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
+}
+
+// kubeletReaderMay is like managerMay, for whom kubelets are asked as.
+func kubeletReaderMay() map[bool][]authorizationv1.ResourceAttributes {
+	return map[bool][]authorizationv1.ResourceAttributes{
+		true: {
+			{Verb: "get", Resource: "nodes", Subresource: "metrics", Name: "any"},
+			{Verb: "get", Resource: "nodes", Subresource: "configz", Name: "any"},
+		},
+		false: {
+			{Verb: "get", Resource: "nodes", Subresource: "proxy", Name: "any"},
+			{Verb: "get", Resource: "nodes", Name: "any"},
+			{Verb: "create", Resource: "nodes", Subresource: "metrics", Name: "any"},
+			{Verb: "watch", Group: "notafter.dev", Resource: "certificatepolicies"},
+			{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "notafter-system",
+				Name: "notafter-kubelet-reader"},
+		},
+	}
 }
 
 // managerMay returns what the manager may do, under true, and what it must not, under false.
@@ -289,6 +340,9 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 	return map[bool][]authorizationv1.ResourceAttributes{
 		true: {
 			{Verb: "watch", Resource: "nodes"},
+			{Verb: "watch", Group: "apps", Resource: "daemonsets"},
+			{Verb: "list", Group: "apps", Resource: "deployments"},
+			{Verb: "list", Group: "apps", Resource: "statefulsets"},
 			{Verb: "watch", Group: certificates, Resource: "certificatesigningrequests"},
 			{Verb: "watch", Group: own, Resource: "certificatepolicies"},
 			{Verb: "update", Group: own, Resource: "certificatepolicies", Subresource: "status"},
@@ -298,6 +352,8 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 			{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "default"},
 			{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system"},
 			{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system", Name: "notafter.dev"},
+			{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "notafter-system",
+				Name: "notafter-kubelet-reader"},
 			{Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"},
 			{Verb: "create", Group: "authorization.k8s.io", Resource: "subjectaccessreviews"},
 		},
@@ -305,6 +361,9 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 			{Verb: "get", Resource: "secrets", Namespace: "kube-system"},
 			{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "extension-apiserver-authentication"},
 			{Verb: "get", Resource: "nodes", Subresource: "proxy"},
+			{Verb: "get", Resource: "nodes", Subresource: "metrics"},
+			{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "notafter-system",
+				Name: "notafter-controller-manager"},
 			{Verb: "update", Resource: "nodes"},
 			{Verb: "update", Group: own, Resource: "certificatepolicies"},
 			{Verb: "update", Group: certificates, Resource: "certificatesigningrequests", Subresource: "approval"},

@@ -5,32 +5,33 @@ package controllers
 
 import (
 	"fmt"
+	"unique"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/optional"
 )
 
 // signers are the two whose CertificateSigningRequests kubelets live by. Requests to any other signer are not read.
 var signers = []string{certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName}
 
-// CacheOptions limits the manager's cache to what the controllers use: of Nodes and our own objects the fields that are
-// read, of ConfigMaps only the trust bundle. At 5,000 nodes that is the difference between megabytes and gigabytes.
-// Objects are handed out without a copy; the controllers copy before they change one.
-func CacheOptions(trustConfigMap types.NamespacedName) cache.Options {
+// CacheOptions limits the manager's cache to what the controllers use: of Nodes and our own objects the fields that are read.
+// At 5,000 nodes that is the difference between megabytes and gigabytes. Objects are handed out without a copy; the
+// controllers copy before they change one. What notafter can do without is not in this cache, but in optional sources.
+func CacheOptions() cache.Options {
 	return cache.Options{
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Node{}: {Transform: stripNode, UnsafeDisableDeepCopy: new(true)},
-			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
-				trustConfigMap.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", trustConfigMap.Name)},
-			}},
 			&v1alpha1.NodeCertificates{}: {
 				Transform: cache.TransformStripManagedFields(), UnsafeDisableDeepCopy: new(true),
 			},
@@ -39,26 +40,56 @@ func CacheOptions(trustConfigMap types.NamespacedName) cache.Options {
 	}
 }
 
-// signingRequestCache is a cache of one signer's CertificateSigningRequests. The manager's cache can't hold it: a cache has
-// one field selector per kind, and two signers are watched.
-type signingRequestCache struct{ cache.Cache }
+// signingRequests are the CertificateSigningRequests to each signer, by the signer's name. They are sources of their own and
+// not one, because a watch has one field selector.
+type signingRequests = map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 
-// GetCache lets the manager start and sync it before the controllers, as it does its own.
-func (c signingRequestCache) GetCache() cache.Cache { return c.Cache }
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
 
-func newSigningRequestCache(config *rest.Config, options cache.Options, signer string) (signingRequestCache, error) {
-	options.ByObject = map[client.Object]cache.ByObject{
-		&certificatesv1.CertificateSigningRequest{}: {
-			Field:                 fields.OneTermEqualSelector("spec.signerName", signer),
-			Transform:             stripSigningRequest,
-			UnsafeDisableDeepCopy: new(true),
-		},
+func addSigningRequests(mgr manager.Manager, watching client.WithWatch) (signingRequests, error) {
+	requests := make(signingRequests, len(signers))
+	for _, signer := range signers {
+		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
+			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
+			Transform:     stripSigningRequest,
+			Indexers:      toolscache.Indexers{csr.NodeNameIndex: indexNodeName},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("signing requests to %s: %w", signer, err)
+		}
+		if err := mgr.Add(source); err != nil {
+			return nil, fmt.Errorf("adding the signing requests to %s: %w", signer, err)
+		}
+		requests[signer] = source
 	}
-	c, err := cache.New(config, options)
+	return requests, nil
+}
+
+func indexNodeName(o any) ([]string, error) {
+	request, ok := o.(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return nil, nil
+	}
+	return []string{csr.NodeName(request)}, nil
+}
+
+// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+
+func addConfigMap(
+	mgr manager.Manager, watching client.WithWatch, name types.NamespacedName,
+) (*optional.Source[*corev1.ConfigMap], error) {
+	source, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
+		Namespace:     name.Namespace,
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name.Name),
+		Transform:     cache.TransformStripManagedFields(),
+	})
 	if err != nil {
-		return signingRequestCache{}, fmt.Errorf("making the cache of signing requests to %s: %w", signer, err)
+		return nil, fmt.Errorf("ConfigMap %s: %w", name, err)
 	}
-	return signingRequestCache{c}, nil
+	if err := mgr.Add(source); err != nil {
+		return nil, fmt.Errorf("adding the source of ConfigMap %s: %w", name, err)
+	}
+	return source, nil
 }
 
 // identity is the part of an object's metadata that the controllers read.
@@ -75,11 +106,17 @@ func stripNode(o any) (any, error) {
 		return o, nil
 	}
 	meta := identity(&node.ObjectMeta)
-	meta.Labels = node.Labels
+	meta.Labels = shared(node.Labels, node.Name)
 	node.ObjectMeta = meta
 	node.Spec = corev1.NodeSpec{}
 	status := corev1.NodeStatus{Addresses: node.Status.Addresses, DaemonEndpoints: node.Status.DaemonEndpoints}
 	status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
+	for i := range node.Status.Conditions {
+		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady {
+			// Without its heartbeat, which moves by itself.
+			status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
+		}
+	}
 	node.Status = status
 	return node, nil
 }
@@ -90,7 +127,22 @@ func stripSigningRequest(o any) (any, error) {
 		return o, nil
 	}
 	request.ObjectMeta = identity(&request.ObjectMeta)
-	request.Spec.Extra = nil
-	request.Spec.UID = ""
+	request.Spec = csr.ReadOf(request)
+	request.Spec.SignerName = unique.Make(request.Spec.SignerName).Value()
 	return request, nil
+}
+
+// shared returns the labels of a Node with one copy of each text for all Nodes, which have most keys and values in common.
+func shared(labels map[string]string, nodeName string) map[string]string {
+	result := make(map[string]string, len(labels))
+	for key, value := range labels {
+		if value == nodeName {
+			// The one value that is each Node's own, as a rule.
+			value = nodeName
+		} else {
+			value = unique.Make(value).Value()
+		}
+		result[unique.Make(key).Value()] = value
+	}
+	return result
 }

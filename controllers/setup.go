@@ -10,16 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path"
 	"time"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -27,7 +24,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/certificatepolicy"
-	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/controlplane"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/nodecertificates"
@@ -44,6 +41,8 @@ type Options struct {
 	// kubelet serving certificates are verified against.
 	TrustConfigMap types.NamespacedName
 	TrustKey       string
+	// KubeletReader is the ServiceAccount whose tokens kubelets are asked with about themselves; without a name none is asked.
+	KubeletReader types.NamespacedName
 	// ProbeConcurrency is how many kubelets are probed at once.
 	ProbeConcurrency int
 }
@@ -57,89 +56,73 @@ func NewScheme() *runtime.Scheme {
 }
 
 // Setup adds everything the operator does to the manager, whose cache must have been made with CacheOptions.
-func Setup(ctx context.Context, mgr manager.Manager, o Options) error {
+func Setup(mgr manager.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	requests, err := addSigningRequestCaches(ctx, mgr)
+	watching, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+	})
+	if err != nil {
+		return fmt.Errorf("making the client of the optional sources: %w", err)
+	}
+	requests, err := addSigningRequests(mgr, watching)
 	if err != nil {
 		return err
 	}
-	source := trust.New(mgr.GetClient(), o.TrustConfigMap, o.TrustKey)
+	configMap, err := addConfigMap(mgr, watching, o.TrustConfigMap)
+	if err != nil {
+		return err
+	}
+	source := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
 
 	if err := nodecertificates.Add(mgr, nodecertificates.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, ProbeConcurrency: o.ProbeConcurrency,
+		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
+		KubeletReader: o.KubeletReader,
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
+	controlPlane, err := controlplane.Add(mgr, controlplane.Options{Clock: o.Clock, Trust: source, TrustConfigMap: configMap})
+	if err != nil {
+		return fmt.Errorf("adding the controlplane controller: %w", err)
+	}
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, Verdicts: verdicts,
+		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
+		ControlPlane: controlPlane,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}
-	readers := make(map[string]client.Reader, len(requests))
-	for signer, requestCache := range requests {
-		readers[signer] = requestCache
+	readers := make(map[string]metrics.SigningRequests, len(requests))
+	for signer, source := range requests {
+		readers[signer] = source
 	}
 	if err := ctrlmetrics.Registry.Register(metrics.New(mgr.GetClient(), readers, verdicts)); err != nil {
 		return fmt.Errorf("registering the metrics collector: %w", err)
 	}
-	return addReadyChecks(mgr, requests)
-}
-
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
-
-func addSigningRequestCaches(ctx context.Context, mgr manager.Manager) (map[string]cache.Cache, error) {
-	requests := make(map[string]cache.Cache, len(signers))
-	for _, signer := range signers {
-		options := cache.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()}
-		requestCache, err := newSigningRequestCache(mgr.GetConfig(), options, signer)
-		if err != nil {
-			return nil, err
-		}
-		kind := &certificatesv1.CertificateSigningRequest{}
-		if err := requestCache.IndexField(ctx, kind, csr.NodeNameIndex, indexNodeName); err != nil {
-			return nil, fmt.Errorf("indexing signing requests to %s by node: %w", signer, err)
-		}
-		if err := mgr.Add(requestCache); err != nil {
-			return nil, fmt.Errorf("adding the cache of signing requests to %s: %w", signer, err)
-		}
-		requests[signer] = requestCache.Cache
+	if err := ctrlmetrics.Registry.Register(metrics.NewControlPlane(controlPlane)); err != nil {
+		return fmt.Errorf("registering the metrics collector of the control plane: %w", err)
 	}
-	return requests, nil
+	return addReadyChecks(mgr)
 }
 
-func indexNodeName(o client.Object) []string {
-	request, ok := o.(*certificatesv1.CertificateSigningRequest)
-	if !ok {
-		return nil
-	}
-	return []string{csr.NodeName(request)}
-}
-
-// addReadyChecks makes the readiness endpoint say which cache is not synced: that is how a missing permission shows at start.
-// Each cache has a check of its own, because /readyz tells the names of failed checks and not their errors.
-func addReadyChecks(mgr manager.Manager, requests map[string]cache.Cache) error {
+// addReadyChecks makes the readiness endpoint fail until the objects are known that nothing can be done without: Nodes,
+// NodeCertificates and CertificatePolicies. What else may not be read, the policies' status says.
+func addReadyChecks(mgr manager.Manager) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the health check: %w", err)
 	}
-	caches := map[string]cache.Cache{"objects": mgr.GetCache()}
-	for signer, requestCache := range requests {
-		caches["signing-requests-"+path.Base(signer)] = requestCache
+	check := func(request *http.Request) error {
+		synced, cancel := context.WithTimeout(request.Context(), readyTimeout)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(synced) {
+			return errors.New("the cache of Nodes, NodeCertificates and CertificatePolicies is not synced: " +
+				"see the log for what can't be listed")
+		}
+		return nil
 	}
-	for name, c := range caches {
-		check := func(request *http.Request) error {
-			synced, cancel := context.WithTimeout(request.Context(), readyTimeout)
-			defer cancel()
-			if !c.WaitForCacheSync(synced) {
-				return errors.New("the cache is not synced: see the log for what can't be listed")
-			}
-			return nil
-		}
-		if err := mgr.AddReadyzCheck("cache-"+name, check); err != nil {
-			return fmt.Errorf("adding the readiness check of %s: %w", name, err)
-		}
+	if err := mgr.AddReadyzCheck("cache-objects", check); err != nil {
+		return fmt.Errorf("adding the readiness check of the cache: %w", err)
 	}
 	return nil
 }

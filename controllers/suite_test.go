@@ -66,12 +66,12 @@ func startOperator() {
 	trust := types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}
 	mgr, err := ctrl.NewManager(server.Config(), ctrl.Options{
 		Scheme:  controllers.NewScheme(),
-		Cache:   controllers.CacheOptions(trust),
+		Cache:   controllers.CacheOptions(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
-	Expect(controllers.Setup(ctx, mgr, controllers.Options{
+	Expect(controllers.Setup(mgr, controllers.Options{
 		TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8,
 	})).To(Succeed())
 	done := make(chan error, 1)

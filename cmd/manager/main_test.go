@@ -22,6 +22,8 @@ func TestRunUsage(t *testing.T) {
 		{"unknown flag", []string{"--nope"}, exitUsage, "", "unknown flag: --nope"},
 		{"argument", []string{"cluster"}, exitUsage, "", `unexpected argument "cluster"`},
 		{"trust without namespace", []string{"--kubelet-trust-configmap=ca"}, exitUsage, "", "want namespace/name"},
+		{"reader without namespace", []string{"--kubelet-reader-service-account=a"}, exitUsage, "", "want namespace/name"},
+		{"no reader", []string{"--kubelet-reader-service-account=", "--version"}, 0, version, ""},
 		{"trust key", []string{"--kubelet-trust-key=a/b"}, exitUsage, "", "--kubelet-trust-key"},
 		{"no probes", []string{"--probe-concurrency=0"}, exitUsage, "", "--probe-concurrency 0: want 1 to 1024"},
 		{"no requests", []string{"--kube-api-qps=0"}, exitUsage, "", "--kube-api-qps"},

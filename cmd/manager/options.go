@@ -30,6 +30,7 @@ type options struct {
 
 	trustConfigMap   types.NamespacedName
 	trustKey         string
+	kubeletReader    types.NamespacedName
 	probeConcurrency int
 
 	kubeAPIQPS   float32
@@ -49,7 +50,7 @@ Usage: manager [flags]
 // parseFlags returns pflag.ErrHelp when only the usage was asked for, which it has then written to out.
 func parseFlags(args []string, out io.Writer) (*options, error) {
 	o := &options{}
-	var trustConfigMap string
+	var trustConfigMap, kubeletReader string
 	flags := pflag.NewFlagSet("manager", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.SetOutput(out)
@@ -63,6 +64,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		"namespace/name of the ConfigMap with the Cluster CA, which kubelet serving certificates are verified against; "+
 			"the manager's Role must allow reading it")
 	flags.StringVar(&o.trustKey, "kubelet-trust-key", "ca.crt", "key of that ConfigMap that holds the PEM certificates")
+	flags.StringVar(&kubeletReader, "kubelet-reader-service-account", "notafter-system/notafter-kubelet-reader",
+		"namespace/name of the ServiceAccount whose short-lived tokens kubelets are asked with about their rotation settings "+
+			"and renewals; it needs get on nodes/metrics and nodes/configz, and nothing else. Empty asks no kubelet")
 	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024")
 	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests per second to the API server, on average")
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server in a burst")
@@ -83,15 +87,34 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	if extra := flags.Args(); len(extra) > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: the manager takes flags only, see --help", extra[0])
 	}
-	return o, o.check(trustConfigMap)
+	if err := o.checkNames(trustConfigMap, kubeletReader); err != nil {
+		return nil, err
+	}
+	return o, o.check()
 }
 
-func (o *options) check(trustConfigMap string) error {
-	namespace, name, ok := strings.Cut(trustConfigMap, "/")
-	if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
-		return fmt.Errorf("--kubelet-trust-configmap %q: want namespace/name, like kube-system/kube-root-ca.crt", trustConfigMap)
+func (o *options) checkNames(trustConfigMap, kubeletReader string) (err error) {
+	if o.trustConfigMap, err = namespacedName(trustConfigMap); err != nil {
+		return fmt.Errorf("--kubelet-trust-configmap %w, like kube-system/kube-root-ca.crt", err)
 	}
-	o.trustConfigMap = types.NamespacedName{Namespace: namespace, Name: name}
+	if kubeletReader == "" {
+		return nil
+	}
+	if o.kubeletReader, err = namespacedName(kubeletReader); err != nil {
+		return fmt.Errorf("--kubelet-reader-service-account %w, like notafter-system/notafter-kubelet-reader", err)
+	}
+	return nil
+}
+
+func namespacedName(text string) (types.NamespacedName, error) {
+	namespace, name, ok := strings.Cut(text, "/")
+	if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return types.NamespacedName{}, fmt.Errorf("%q: want namespace/name", text)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: name}, nil
+}
+
+func (o *options) check() error {
 	if problems := validation.IsConfigMapKey(o.trustKey); len(problems) > 0 {
 		return fmt.Errorf("--kubelet-trust-key %q: %s", o.trustKey, problems[0])
 	}

@@ -1,0 +1,381 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers"
+	"github.com/notafter/notafter/hack/cluster"
+	"github.com/notafter/notafter/hack/cluster/kubelet"
+)
+
+// regranted is how long after a permission was granted its source may take to be read: the wait between two attempts grows to
+// a minute.
+const regranted = 2 * time.Minute
+
+// source is one thing that notafter reads and can do without.
+type source struct {
+	// group, resource and name are those of the rule in config/rbac that grants it. The name is empty where the rule has none.
+	group, resource, name string
+	// permission is what the finding names.
+	permission string
+	// unknown are the conditions that depend on it, besides Compliant.
+	unknown []string
+	// watch makes the policy, which asks for nothing about the control plane, ask for it.
+	watch func(*v1alpha1.CertificatePolicySpec)
+}
+
+// sources has a row for every source. Whoever adds one to the operator adds it here.
+var sources = []source{
+	{
+		group: "certificates.k8s.io", resource: "certificatesigningrequests",
+		permission: "list certificatesigningrequests.certificates.k8s.io",
+		unknown:    []string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionCertificatesCurrent},
+	},
+	{
+		resource: "configmaps", name: cluster.RootCAConfigMap, permission: "list configmaps/kube-root-ca.crt in kube-system",
+		unknown: []string{v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
+		resource: "configmaps", name: "extension-apiserver-authentication",
+		permission: "list configmaps/extension-apiserver-authentication in kube-system", unknown: controlPlane,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.ClientCA = v1alpha1.WatchWatched },
+	},
+	{
+		group: "discovery.k8s.io", resource: "endpointslices",
+		permission: "list endpointslices.discovery.k8s.io in default", unknown: controlPlane,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.APIServer = v1alpha1.WatchWatched },
+	},
+	{
+		group: "certificates.k8s.io", resource: "clustertrustbundles",
+		permission: "list clustertrustbundles.certificates.k8s.io", unknown: controlPlane,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.ClusterCA = v1alpha1.WatchWatched },
+	},
+	{
+		group: "apiregistration.k8s.io", resource: "apiservices",
+		permission: "list apiservices.apiregistration.k8s.io", unknown: trustBundles,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.TrustBundles.APIServices = v1alpha1.WatchWatched },
+	},
+	{
+		group: "admissionregistration.k8s.io", resource: "validatingwebhookconfigurations",
+		permission: "list validatingwebhookconfigurations.admissionregistration.k8s.io", unknown: trustBundles,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.TrustBundles.Webhooks = v1alpha1.WatchWatched },
+	},
+	{
+		group: "admissionregistration.k8s.io", resource: "mutatingwebhookconfigurations",
+		permission: "list mutatingwebhookconfigurations.admissionregistration.k8s.io", unknown: trustBundles,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.TrustBundles.Webhooks = v1alpha1.WatchWatched },
+	},
+	{
+		group: "apiextensions.k8s.io", resource: "customresourcedefinitions",
+		permission: "list customresourcedefinitions.apiextensions.k8s.io", unknown: trustBundles,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) {
+			spec.TrustBundles.ConversionWebhooks = v1alpha1.WatchWatched
+		},
+	},
+	{
+		group: "apps", resource: "daemonsets", permission: "list daemonsets.apps", watch: staticMounts,
+		unknown: []string{v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
+		group: "apps", resource: "deployments", permission: "list deployments.apps", watch: staticMounts,
+		unknown: []string{v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
+		group: "apps", resource: "statefulsets", permission: "list statefulsets.apps", watch: staticMounts,
+		unknown: []string{v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
+		resource: "secrets", permission: "list secrets in kube-system",
+		unknown: []string{v1alpha1.ConditionBootstrapHealthy},
+		watch: func(spec *v1alpha1.CertificatePolicySpec) {
+			spec.Nodes.BootstrapTokens = v1alpha1.BootstrapTokensSpec{
+				Mode: v1alpha1.WatchWatched, WarnBefore: &metav1.Duration{Duration: time.Minute},
+			}
+		},
+	},
+}
+
+// The conditions that evidence about the control plane, and about trust bundles, speaks to.
+var (
+	controlPlane = []string{v1alpha1.ConditionControlPlaneHealthy, v1alpha1.ConditionCertificatesCurrent}
+	trustBundles = []string{v1alpha1.ConditionTrustBundlesHealthy}
+)
+
+// staticMounts makes the policy ask for workloads that mount a static serving certificate.
+func staticMounts(spec *v1alpha1.CertificatePolicySpec) {
+	spec.Nodes.StaticServingMounts = v1alpha1.WatchWatched
+	spec.Nodes.ServingCertificate.Label = &v1alpha1.NodeLabel{Key: "kubernetes.azure.com/kubelet-serving-ca", Value: "cluster"}
+}
+
+// grants says whether the rule is the one that grants the source.
+func (s source) grants(rule *rbacv1.PolicyRule) bool {
+	return slices.Equal(rule.APIGroups, []string{s.group}) && slices.Contains(rule.Resources, s.resource) &&
+		(s.name == "" || slices.Contains(rule.ResourceNames, s.name))
+}
+
+// without are the rules that do not grant the source. A rule that grants others as well keeps those.
+func (s source) without(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var kept []rbacv1.PolicyRule
+	for _, rule := range rules {
+		if s.grants(&rule) {
+			rule.Resources = slices.DeleteFunc(slices.Clone(rule.Resources), func(r string) bool { return r == s.resource })
+		}
+		if len(rule.Resources)+len(rule.NonResourceURLs) > 0 {
+			kept = append(kept, rule)
+		}
+	}
+	return kept
+}
+
+// The operators here run in a cluster of their own, one after the other, because two would write the same statuses.
+var _ = Describe("An operator that may not read something", Ordered, ContinueOnFailure, func() {
+	const pool = "access"
+	var (
+		elsewhere *cluster.Cluster
+		admin     client.Client
+	)
+	BeforeAll(func(ctx SpecContext) {
+		elsewhere = cluster.StartForTest(GinkgoTB(), cluster.Options{
+			ControllerManager: true, SigningDuration: 24 * time.Hour, Log: GinkgoWriter,
+			InstallCRDs: []string{filepath.Join("..", "config", "crd", "bases")},
+		})
+		var err error
+		admin, err = client.New(elsewhere.Config(), client.Options{Scheme: controllers.NewScheme()})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "notafter-system"}})).To(Succeed())
+		token, err := elsewhere.BootstrapToken(ctx, time.Hour)
+		Expect(err).NotTo(HaveOccurred())
+		approving, err := kubelet.StartApprover(ctx, elsewhere.Config(), kubelet.Verdict{Decision: kubelet.Approve})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(approving.Stop)
+		nodes, err := kubelet.NewFleet(kubelet.Join{API: elsewhere.Config(), BootstrapToken: token}, GinkgoT().TempDir())
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(nodes.Stop)
+		_, err = nodes.Start(ctx, kubelet.Options{
+			Name: "access-0", Labels: kubelet.AKSLabels(pool, "AKSUbuntu-2204gen2containerd-202501.12.0"),
+		})
+		Expect(err).NotTo(HaveOccurred())
+	}, NodeTimeout(5*time.Minute))
+
+	for i, s := range sources {
+		It("says that it may not "+s.permission+", judges all else, and recovers", func(ctx SpecContext) {
+			name := fmt.Sprintf("access-%d", i)
+			policy := policyFor(pool)
+			policy.Name = name
+			nodesOnly(&policy.Spec)
+			if s.watch != nil {
+				s.watch(&policy.Spec)
+			}
+			withheld := grant(ctx, admin, name, s)
+			user, err := elsewhere.UserConfig(name)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(admin.Create(ctx, policy)).To(Succeed())
+			DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
+			runOperator(user)
+
+			By("missing the permission")
+			Eventually(func(g Gomega) {
+				g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(ContainElement(And(
+					HaveField("Reason", v1alpha1.ReasonAccessDenied),
+					HaveField("Severity", v1alpha1.SeverityUnknown),
+					HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: s.permission}),
+					HaveField("Message", And(ContainSubstring(s.permission), ContainSubstring(name), ContainSubstring("Grant"))),
+				)))
+				g.Expect(policy.Status.Nodes).To(HaveField("Selected", HaveValue(BeEquivalentTo(1))))
+				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, s.unknown)))
+			}).WithContext(ctx).Should(Succeed())
+			Eventually(func(g Gomega) {
+				var list eventsv1.EventList
+				g.Expect(admin.List(ctx, &list, client.InNamespace(metav1.NamespaceDefault))).To(Succeed())
+				g.Expect(list.Items).To(ContainElement(And(
+					HaveField("Reason", v1alpha1.ReasonAccessDenied), HaveField("Regarding.Name", name),
+				)))
+			}).WithContext(ctx).Should(Succeed())
+
+			By("granting it")
+			withheld()
+			Eventually(func(g Gomega) {
+				g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(BeEmpty())
+				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
+			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		}, SpecTimeout(4*time.Minute))
+	}
+})
+
+// nodesOnly leaves the control plane and the trust bundles out.
+func nodesOnly(spec *v1alpha1.CertificatePolicySpec) {
+	spec.ControlPlane = v1alpha1.ControlPlaneSpec{
+		ClusterCA: v1alpha1.WatchIgnored, APIServer: v1alpha1.WatchIgnored,
+		ClientCA: v1alpha1.WatchIgnored, Aggregation: v1alpha1.WatchIgnored,
+		Expiry: v1alpha1.ExpirySpec{MinimumRemaining: &metav1.Duration{}},
+	}
+	spec.TrustBundles = v1alpha1.TrustBundlesSpec{
+		APIServices: v1alpha1.WatchIgnored, Webhooks: v1alpha1.WatchIgnored, ConversionWebhooks: v1alpha1.WatchIgnored,
+	}
+	spec.Nodes.StaticServingMounts = v1alpha1.WatchIgnored
+}
+
+// verdicts are the policy's conditions, as status and reason, without Ready and its kin.
+func verdicts(policy *v1alpha1.CertificatePolicy) map[string]string {
+	found := map[string]string{}
+	for _, condition := range policy.Status.Conditions {
+		switch condition.Type {
+		case v1alpha1.ConditionReady, v1alpha1.ConditionStalled, v1alpha1.ConditionReconciling:
+		default:
+			found[condition.Type] = string(condition.Status) + " " + condition.Reason
+		}
+	}
+	return found
+}
+
+// expectedVerdicts are the same conditions, all as they should be but those that are not known for want of a permission.
+func expectedVerdicts(policy *v1alpha1.CertificatePolicy, unknown []string) map[string]string {
+	expected := map[string]string{}
+	for conditionType := range verdicts(policy) {
+		expected[conditionType] = "True " + v1alpha1.ReasonAsExpected
+	}
+	if len(unknown) > 0 {
+		expected[v1alpha1.ConditionCompliant] = "Unknown " + v1alpha1.ReasonAccessDenied
+	}
+	for _, conditionType := range unknown {
+		Expect(meta.FindStatusCondition(policy.Status.Conditions, conditionType)).NotTo(BeNil(), conditionType)
+		expected[conditionType] = "Unknown " + v1alpha1.ReasonAccessDenied
+	}
+	return expected
+}
+
+// grant gives the user what config/rbac and the components give the manager, but for one source. What it returns gives the rest.
+func grant(ctx context.Context, admin client.Client, user string, but source) (rest func()) {
+	GinkgoHelper()
+	subjects := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}}
+	var whole []client.Object
+	for i, role := range roles() {
+		role.SetName(fmt.Sprintf("%s-%d", user, i))
+		var binding client.Object
+		ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Name: role.GetName()}
+		granted := role.DeepCopyObject().(client.Object)
+		switch role := granted.(type) {
+		case *rbacv1.ClusterRole:
+			role.Rules = but.without(role.Rules)
+			ref.Kind = "ClusterRole"
+			binding = &rbacv1.ClusterRoleBinding{RoleRef: ref, Subjects: subjects}
+		case *rbacv1.Role:
+			role.Rules = but.without(role.Rules)
+			ref.Kind = "Role"
+			binding = &rbacv1.RoleBinding{RoleRef: ref, Subjects: subjects}
+		}
+		binding.SetName(role.GetName())
+		binding.SetNamespace(role.GetNamespace())
+		Expect(admin.Create(ctx, granted)).To(Succeed())
+		Expect(admin.Create(ctx, binding)).To(Succeed())
+		whole = append(whole, role)
+	}
+	return func() {
+		GinkgoHelper()
+		for _, role := range whole {
+			Expect(admin.Update(ctx, role)).To(Succeed())
+		}
+	}
+}
+
+// roles are those that the manager is shipped with.
+func roles() []client.Object {
+	GinkgoHelper()
+	var found []client.Object
+	for _, path := range []string{
+		filepath.Join("..", "config", "rbac", "role.yaml"),
+		filepath.Join("..", "config", "components", "bootstrap-tokens", "role.yaml"),
+	} {
+		file, err := os.ReadFile(path)
+		Expect(err).NotTo(HaveOccurred())
+		reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(file)))
+		for {
+			document, err := reader.Read()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			Expect(err).NotTo(HaveOccurred())
+			if role := roleIn(document); role != nil {
+				found = append(found, role)
+			}
+		}
+	}
+	return found
+}
+
+// roleIn is the Role or ClusterRole; nil when the document is something else.
+func roleIn(document []byte) client.Object {
+	GinkgoHelper()
+	var kind metav1.TypeMeta
+	Expect(yaml.Unmarshal(document, &kind)).To(Succeed())
+	var role client.Object
+	switch kind.Kind {
+	case "ClusterRole":
+		role = &rbacv1.ClusterRole{}
+	case "Role":
+		role = &rbacv1.Role{}
+	default:
+		return nil
+	}
+	Expect(yaml.Unmarshal(document, role)).To(Succeed())
+	return role
+}
+
+// runOperator runs an operator as the user until the spec ends, which it must not do before.
+func runOperator(user *rest.Config) {
+	GinkgoHelper()
+	trust := types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}
+	mgr, err := ctrl.NewManager(user, ctrl.Options{
+		Scheme:     controllers.NewScheme(),
+		Cache:      controllers.CacheOptions(),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: new(true)},
+	})
+	Expect(err).NotTo(HaveOccurred())
+	// The series of this operator would clash with those of the suite's.
+	suites := ctrlmetrics.Registry
+	ctrlmetrics.Registry = prometheus.NewRegistry()
+	ctx, cancel := context.WithCancel(context.Background())
+	err = controllers.Setup(mgr, controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8})
+	ctrlmetrics.Registry = suites
+	Expect(err).NotTo(HaveOccurred())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	DeferCleanup(func() {
+		Expect(done).NotTo(Receive(), "the operator must go on without the permission")
+		cancel()
+		Eventually(done).Should(Receive(BeNil()))
+	})
+}
