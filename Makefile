@@ -17,8 +17,12 @@ IMAGE ?= ghcr.io/notafter/notafter:$(VERSION)
 NAME ?= default
 SIGNING_DURATION ?= 8760h
 
-# How many kubelets to simulate for `make scale`.
+# How many kubelets to simulate for `make scale`, and how long to watch the manager while nothing happens.
 NODES ?= 1000
+IDLE ?= 2m
+# `make bench` measures at the design point, with as many signing requests of other signers as the kubelets make.
+DESIGN_NODES ?= 5000
+DESIGN_IDLE ?= 10m
 
 # Tests: what to test, and for how long at most per package; how long each fuzz target and benchmark runs.
 PACKAGES ?= ./...
@@ -114,7 +118,11 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@hack/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: ## Run the benchmarks. BENCH=Evaluate runs some.
+bench: benchmarks ## Run the benchmarks, then measure the manager at the design point: 5,000 nodes, ten idle minutes.
+	@$(MAKE) scale NODES=$(DESIGN_NODES) IDLE=$(DESIGN_IDLE)
+
+.PHONY: benchmarks
+benchmarks: ## Run the benchmarks. BENCH=Evaluate runs some.
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem $$(go list ./controllers/... ./api/...)
 
 ##@ Try it on this machine
@@ -124,8 +132,8 @@ demo: build binaries ## Show the operator at work on a local cluster. KEEP=1 lea
 	@KEEP=$(KEEP) go run ./hack/demo bin/manager config
 
 .PHONY: scale
-scale: build binaries ## Measure the manager with NODES=1000 simulated kubelets: time, memory, requests.
-	@go run ./hack/scale -nodes $(NODES)
+scale: build binaries ## Measure the manager with NODES=1000 simulated kubelets: time, memory, requests, at work and for IDLE=2m.
+	@go run ./hack/scale -nodes $(NODES) -idle $(IDLE)
 
 .PHONY: cluster-up
 cluster-up: ## Start a local cluster with the CRDs. NAME= names it: there can be several. SIGNING_DURATION=3m is for impatience.

@@ -29,8 +29,8 @@ import (
 	"github.com/notafter/notafter/hack/cluster"
 )
 
-// serviceAccount is whom the manager runs as: what config/default makes.
-const serviceAccount = "system:serviceaccount:notafter-system:notafter-controller-manager"
+// ServiceAccount is whom the manager runs as: what config/default makes.
+const ServiceAccount = "system:serviceaccount:notafter-system:notafter-controller-manager"
 
 // Operator is a manager that runs.
 type Operator struct {
@@ -116,7 +116,7 @@ func (o *Operator) Metrics(ctx context.Context) (map[string]*dto.MetricFamily, e
 }
 
 func writeKubeconfig(c *cluster.Cluster, path string) error {
-	config, err := c.UserConfig(serviceAccount, "system:serviceaccounts", "system:authenticated")
+	config, err := c.UserConfig(ServiceAccount, "system:serviceaccounts", "system:authenticated")
 	if err != nil {
 		return err
 	}

@@ -117,6 +117,16 @@ func (f *Fleet) WaitServing(ctx context.Context) error {
 	return nil
 }
 
+// OnHandshake has observe called at each TLS handshake with one of the kubelets, before it gets an answer; with nil, nothing
+// any more. observe may be called from several goroutines at once.
+func (f *Fleet) OnHandshake(observe func(node string)) {
+	if observe == nil {
+		f.shared.onHandshake.Store(nil)
+		return
+	}
+	f.shared.onHandshake.Store(&observe)
+}
+
 // Stop stops every kubelet.
 func (f *Fleet) Stop() {
 	var group errgroup.Group

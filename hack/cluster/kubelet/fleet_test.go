@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,6 +55,8 @@ func TestFleet(t *testing.T) {
 		count, listening.Round(time.Millisecond), registered.Round(time.Millisecond),
 		time.Since(begin).Round(time.Millisecond))
 	t.Logf("%d MiB resident before, %d after; %d goroutines", before, residentMiB(t), runtime.NumGoroutine())
+	var handshakes sync.Map
+	fleet.OnHandshake(func(node string) { handshakes.Store(node, true) })
 	for _, k := range fleet.Kubelets() {
 		chain, err := handshake(k)
 		if err != nil {
@@ -61,6 +64,9 @@ func TestFleet(t *testing.T) {
 		}
 		if err := verify(chain, k); err != nil {
 			t.Errorf("%s: %v", k.Name(), err)
+		}
+		if _, told := handshakes.Load(k.Name()); !told {
+			t.Errorf("%s: the observer was not told of the handshake", k.Name())
 		}
 	}
 	begin = time.Now()

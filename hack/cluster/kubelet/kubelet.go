@@ -160,6 +160,9 @@ func (k *Kubelet) assemble(ctx context.Context, p *process) error {
 		NextProtos: []string{"h2", "http/1.1"},
 		// An error here is what makes crypto/tls send the alert internal_error.
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if observe := k.shared.onHandshake.Load(); observe != nil {
+				(*observe)(k.name)
+			}
 			if current := k.served(p); current != nil {
 				return current, nil
 			}

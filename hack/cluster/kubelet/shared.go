@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -32,6 +33,7 @@ type shared struct {
 	clientCAs      *x509.CertPool
 	compiler       authorizationcel.Compiler
 	log            logr.Logger
+	onHandshake    atomic.Pointer[func(node string)] // nil: nobody watches
 }
 
 func newShared(join Join) (*shared, error) {
