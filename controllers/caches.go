@@ -5,10 +5,12 @@ package controllers
 
 import (
 	"fmt"
+	"slices"
 	"unique"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,10 +33,8 @@ var signers = []string{certificatesv1.KubeletServingSignerName, certificatesv1.K
 func CacheOptions() cache.Options {
 	return cache.Options{
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Node{}: {Transform: stripNode, UnsafeDisableDeepCopy: new(true)},
-			&v1alpha1.NodeCertificates{}: {
-				Transform: cache.TransformStripManagedFields(), UnsafeDisableDeepCopy: new(true),
-			},
+			&corev1.Node{}:                {Transform: stripNode, UnsafeDisableDeepCopy: new(true)},
+			&v1alpha1.NodeCertificates{}:  {Transform: compactNodeCertificates, UnsafeDisableDeepCopy: new(true)},
 			&v1alpha1.CertificatePolicy{}: {Transform: cache.TransformStripManagedFields()},
 		},
 	}
@@ -130,6 +130,32 @@ func stripSigningRequest(o any) (any, error) {
 	request.Spec = csr.ReadOf(request)
 	request.Spec.SignerName = unique.Make(request.Spec.SignerName).Value()
 	return request, nil
+}
+
+// compactNodeCertificates has the texts once that are the same in all NodeCertificates, or in one: the certificate in use is the
+// one that was issued, as a rule.
+func compactNodeCertificates(o any) (any, error) {
+	known, ok := o.(*v1alpha1.NodeCertificates)
+	if !ok {
+		return o, nil
+	}
+	known.ManagedFields = nil
+	// Decoding left room for more.
+	certificates := slices.Clone(known.Status.Certificates)
+	for i := range certificates {
+		c := &certificates[i]
+		c.Issuer = unique.Make(c.Issuer).Value()
+		if i == 0 || c.SHA256 == "" || certificates[i-1].SHA256 != c.SHA256 {
+			continue
+		}
+		before := certificates[i-1]
+		before.Purpose, before.Source = c.Purpose, c.Source
+		if equality.Semantic.DeepEqual(&before, c) {
+			*c = before
+		}
+	}
+	known.Status.Certificates = certificates
+	return known, nil
 }
 
 // shared returns the labels of a Node with one copy of each text for all Nodes, which have most keys and values in common.

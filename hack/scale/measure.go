@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -107,6 +108,9 @@ func (m *measurement) awaitVerdict(ctx context.Context) (swept time.Duration, er
 // evaluations has the policy evaluated while nothing else happens: each change of a label asks for it.
 func (m *measurement) evaluations(ctx context.Context) error {
 	const count, pause = 20, 250 * time.Millisecond
+	if err := m.calm(ctx); err != nil {
+		return err
+	}
 	before, err := readUsage(ctx, m.manager)
 	if err != nil {
 		return err
@@ -129,8 +133,26 @@ func (m *measurement) evaluations(ctx context.Context) error {
 	if n == 0 {
 		return errors.New("no evaluation was counted while a Node's labels changed")
 	}
+	report("%9s  load average %s", "", loadAverage())
 	report("%9s  %.1f ms for an evaluation of the policy, the mean of %v",
 		"", 1000*(after.evaluating-before.evaluating)/n, n)
+	return nil
+}
+
+// calm waits until the manager has done what there was to do: a sweep is over once every kubelet was looked at, but then each
+// is asked about itself.
+func (m *measurement) calm(ctx context.Context) error {
+	const interval, little = 3 * time.Second, 0.15
+	before := math.Inf(-1)
+	err := wait.PollUntilContextTimeout(ctx, interval, patience, true, func(ctx context.Context) (bool, error) {
+		u, err := readUsage(ctx, m.manager)
+		done := u.cpu-before < little
+		before = u.cpu
+		return done, err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting until the manager rests: %w", err)
+	}
 	return nil
 }
 
