@@ -111,7 +111,10 @@ var _ = Describe("NodeCertificates", func() {
 		approver.Set("remember", approve)
 		k := startKubelet(ctx, "remember", nil)
 		Expect(k.WaitServing(ctx)).To(Succeed())
-		Eventually(status(ctx, "remember")).Should(serves(v1alpha1.ServingModeClusterSigned, v1alpha1.ProbeCertificatePresented))
+		Eventually(status(ctx, "remember")).Should(And(
+			serves(v1alpha1.ServingModeClusterSigned, v1alpha1.ProbeCertificatePresented),
+			HaveField("Kubelet", gstruct.PointTo(HaveField("Outcome", v1alpha1.KubeletRead))),
+			HaveField("Certificates", HaveLen(3))))
 		before, err := get(ctx, "remember")
 		Expect(err).NotTo(HaveOccurred())
 
