@@ -354,7 +354,7 @@ func roleIn(document []byte) client.Object {
 }
 
 // runOperator runs an operator as the user until the spec ends, which it must not do before.
-func runOperator(user *rest.Config) {
+func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 	GinkgoHelper()
 	trust := types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}
 	mgr, err := ctrl.NewManager(user, ctrl.Options{
@@ -368,7 +368,11 @@ func runOperator(user *rest.Config) {
 	suites := ctrlmetrics.Registry
 	ctrlmetrics.Registry = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	err = controllers.Setup(mgr, controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8})
+	options := controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8}
+	for _, change := range changes {
+		change(&options)
+	}
+	err = controllers.Setup(mgr, options)
 	ctrlmetrics.Registry = suites
 	Expect(err).NotTo(HaveOccurred())
 	done := make(chan error, 1)
