@@ -128,9 +128,20 @@ func stripSigningRequest(o any) (any, error) {
 	}
 	request.ObjectMeta = identity(&request.ObjectMeta)
 	request.Spec = csr.ReadOf(request)
-	request.Spec.SignerName = unique.Make(request.Spec.SignerName).Value()
+	canonical(&request.Spec.SignerName)
+	for i := range request.Status.Conditions {
+		c := &request.Status.Conditions[i]
+		canonical(&c.Type)
+		canonical(&c.Status)
+		canonical(&c.Reason)
+		canonical(&c.Message)
+	}
 	return request, nil
 }
+
+// canonical replaces a text by the one copy of it that there is. It saves memory where many objects have the same text, and
+// time when they are compared.
+func canonical[T ~string](text *T) { *text = T(unique.Make(string(*text)).Value()) }
 
 // compactNodeCertificates has the texts once that are the same in all NodeCertificates, or in one: the certificate in use is the
 // one that was issued, as a rule.
@@ -140,12 +151,32 @@ func compactNodeCertificates(o any) (any, error) {
 		return o, nil
 	}
 	known.ManagedFields = nil
-	// Decoding left room for more.
-	certificates := slices.Clone(known.Status.Certificates)
+	if serving := known.Status.Serving; serving != nil {
+		canonical(&serving.Mode)
+		canonical(&serving.Outcome)
+		canonical(&serving.NameMatch)
+	}
+	if kubelet := known.Status.Kubelet; kubelet != nil {
+		canonical(&kubelet.Outcome)
+		canonical(&kubelet.ClientRotation)
+		canonical(&kubelet.ServingBootstrap)
+	}
+	for i := range known.Status.SigningRequests {
+		canonical(&known.Status.SigningRequests[i].SignerName)
+		canonical(&known.Status.SigningRequests[i].Stage)
+	}
+	known.Status.Certificates = compactCertificates(known.Status.Certificates)
+	return known, nil
+}
+
+func compactCertificates(decoded []v1alpha1.CertificateStatus) []v1alpha1.CertificateStatus {
+	certificates := slices.Clone(decoded) // which leaves the room for more behind
 	for i := range certificates {
 		c := &certificates[i]
-		c.Issuer = unique.Make(c.Issuer).Value()
-		if i == 0 || c.SHA256 == "" || certificates[i-1].SHA256 != c.SHA256 {
+		canonical(&c.Purpose)
+		canonical(&c.Source)
+		canonical(&c.Issuer)
+		if i == 0 || certificates[i-1].SHA256 != c.SHA256 {
 			continue
 		}
 		before := certificates[i-1]
@@ -154,8 +185,7 @@ func compactNodeCertificates(o any) (any, error) {
 			*c = before
 		}
 	}
-	known.Status.Certificates = certificates
-	return known, nil
+	return certificates
 }
 
 // shared returns the labels of a Node with one copy of each text for all Nodes, which have most keys and values in common.

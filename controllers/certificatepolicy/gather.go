@@ -63,12 +63,20 @@ func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, 
 	if err != nil {
 		return nil, err
 	}
+	byName := make(map[string]*corev1.Node, len(nodes))
+	for _, node := range nodes {
+		byName[node.Name] = node
+	}
 	var denied []policy.Denial
-	e.input.Requests, e.orphans, denied = r.requests.orphans(nodes)
+	e.input.Requests, e.orphans, denied = r.requests.orphans(byName)
 	e.input.Denied = append(e.input.Denied, denied...)
 	e.input.ControlPlane, denied = r.controlPlane.Snapshot()
 	e.input.Denied = append(e.input.Denied, denied...)
-	e.selectNodes(nodes, facts, selector)
+	e.selected = byName
+	if !selector.Empty() {
+		maps.DeleteFunc(e.selected, func(_ string, node *corev1.Node) bool { return !selector.Matches(labels.Set(node.Labels)) })
+	}
+	e.judgeNodes(facts)
 	r.gatherOptional(ctx, e)
 	return e, nil
 }
@@ -86,23 +94,19 @@ func (r *reconciler) gatherOptional(ctx context.Context, e *evidence) {
 	}
 }
 
-func (e *evidence) selectNodes(nodes []*corev1.Node, facts []*v1alpha1.NodeCertificates, selector labels.Selector) {
-	byName := make(map[string]*v1alpha1.NodeCertificates, len(facts))
-	for _, known := range facts {
-		byName[known.Name] = known
+// judgeNodes has the selected nodes judged by the facts about each.
+func (e *evidence) judgeNodes(facts []*v1alpha1.NodeCertificates) {
+	known := make(map[string]*v1alpha1.NodeCertificates, len(facts))
+	for _, f := range facts {
+		known[f.Name] = f
 	}
-	e.selected = make(map[string]*corev1.Node, len(nodes))
-	e.input.Nodes = make([]policy.Node, 0, len(nodes))
-	for _, node := range nodes {
-		if !selector.Matches(labels.Set(node.Labels)) {
-			continue
-		}
+	e.input.Nodes = make([]policy.Node, 0, len(e.selected))
+	for name, node := range e.selected {
 		judged := judgedNode(node)
-		if known := byName[node.Name]; known != nil && ownedBy(known, node) {
-			judged.Observed = &known.Status
+		if f := known[name]; f != nil && ownedBy(f, node) {
+			judged.Observed = &f.Status
 		}
 		e.input.Nodes = append(e.input.Nodes, judged)
-		e.selected[node.Name] = node
 	}
 }
 
@@ -189,11 +193,17 @@ func ofGroup(subject v1alpha1.Subject, apiVersion string) *corev1.ObjectReferenc
 // requestReader finds the signing requests that belong to no Node. It remembers what it read from each, so that a request's
 // PEM is parsed once and not at every evaluation.
 type requestReader struct {
-	sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
+	sources map[string]requestSource
 	mu      sync.Mutex
 	known   map[types.UID]*knownRequest
 	// round counts the evaluations, to tell which requests are gone.
 	round int
+}
+
+// requestSource is where the requests to one signer are read: an optional.Source.
+type requestSource interface {
+	List() ([]*certificatesv1.CertificateSigningRequest, error)
+	Permission(verb string) string
 }
 
 // knownRequest is what was read from one version of a request.
@@ -209,29 +219,31 @@ type knownRequest struct {
 }
 
 func newRequestReader(sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]) *requestReader {
-	return &requestReader{sources: sources, known: map[types.UID]*knownRequest{}}
+	r := &requestReader{sources: make(map[string]requestSource, len(sources)), known: map[types.UID]*knownRequest{}}
+	for signer, source := range sources {
+		r.sources[signer] = source
+	}
+	return r
 }
 
 // orphans returns the requests of no Node in nodes, their UIDs by name, and what is missing to read them all.
-func (r *requestReader) orphans(nodes []*corev1.Node) ([]policy.Request, map[string]types.UID, []policy.Denial) {
-	existing := make(map[string]struct{}, len(nodes))
-	for _, node := range nodes {
-		existing[node.Name] = struct{}{}
-	}
+func (r *requestReader) orphans(nodes map[string]*corev1.Node) ([]policy.Request, map[string]types.UID, []policy.Denial) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var found []policy.Request
 	var denied []policy.Denial
 	uids := map[string]types.UID{}
 	r.round++
+	seen := 0
 	for signer, source := range r.sources {
 		requests, err := source.List()
 		if err != nil {
 			denied = append(denied, unread(signingRequestUse[signer], source.Permission("list"), err))
 		}
+		seen += len(requests)
 		for _, request := range requests {
 			known := r.read(request)
-			if _, ok := existing[known.node]; ok {
+			if _, ok := nodes[known.node]; ok {
 				known.registered = true
 			} else {
 				if known.orphan == nil {
@@ -243,7 +255,9 @@ func (r *requestReader) orphans(nodes []*corev1.Node) ([]policy.Request, map[str
 			}
 		}
 	}
-	maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
+	if len(r.known) > seen {
+		maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
+	}
 	return found, uids, denied
 }
 

@@ -69,6 +69,9 @@ func (m *measurement) life(ctx context.Context, name string, phases ...func(cont
 	if err := m.usage(ctx, asked); err != nil {
 		return err
 	}
+	if err := m.calm(ctx); err != nil {
+		return err
+	}
 	bareAfter, cpu, err := m.bareLoop(ctx)
 	if err != nil {
 		return err
@@ -108,9 +111,6 @@ func (m *measurement) awaitVerdict(ctx context.Context) (swept time.Duration, er
 // evaluations has the policy evaluated while nothing else happens: each change of a label asks for it.
 func (m *measurement) evaluations(ctx context.Context) error {
 	const count, pause = 20, 250 * time.Millisecond
-	if err := m.calm(ctx); err != nil {
-		return err
-	}
 	before, err := readUsage(ctx, m.manager)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (m *measurement) evaluations(ctx context.Context) error {
 // calm waits until the manager has done what there was to do: a sweep is over once every kubelet was looked at, but then each
 // is asked about itself.
 func (m *measurement) calm(ctx context.Context) error {
-	const interval, little = 3 * time.Second, 0.15
+	const interval, little = 5 * time.Second, 0.75 // reading its metrics costs it some, too
 	before := math.Inf(-1)
 	err := wait.PollUntilContextTimeout(ctx, interval, patience, true, func(ctx context.Context) (bool, error) {
 		u, err := readUsage(ctx, m.manager)
