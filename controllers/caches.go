@@ -52,7 +52,7 @@ func addSigningRequests(mgr manager.Manager, watching client.WithWatch) (signing
 		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
 			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
 			Transform:     stripSigningRequest,
-			Indexers:      toolscache.Indexers{csr.NodeNameIndex: indexNodeName},
+			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
 		})
 		if err != nil {
 			return nil, fmt.Errorf("signing requests to %s: %w", signer, err)
@@ -63,14 +63,6 @@ func addSigningRequests(mgr manager.Manager, watching client.WithWatch) (signing
 		requests[signer] = source
 	}
 	return requests, nil
-}
-
-func indexNodeName(o any) ([]string, error) {
-	request, ok := o.(*certificatesv1.CertificateSigningRequest)
-	if !ok {
-		return nil, nil
-	}
-	return []string{csr.NodeName(request)}, nil
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch

@@ -63,7 +63,7 @@ type ControlPlane interface {
 type Options struct {
 	// Clock is where the controller takes the time from.
 	Clock clock.Clock
-	// SigningRequests are the CertificateSigningRequests, per signer name.
+	// SigningRequests are the CertificateSigningRequests by signer name, each with the index csr.NodeNameIndex.
 	SigningRequests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 	// Trust is where the Cluster CA is read from.
 	Trust trust.Source

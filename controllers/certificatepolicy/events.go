@@ -181,8 +181,8 @@ func (m *memory) transitions(p *v1alpha1.CertificatePolicy, e *evidence, finding
 			current[key] = m.announced[key]
 			continue
 		}
-		_, selected := e.selected[key.subject.Name]
-		changes = append(changes, recovered(p.Name, key, selected || key.subject.Kind != v1alpha1.SubjectNode))
+		judged := key.subject.Kind != v1alpha1.SubjectNode || e.selected(key.subject.Name) != nil
+		changes = append(changes, recovered(p.Name, key, judged))
 	}
 	m.announced, m.unlisted = current, false
 	return changes

@@ -6,6 +6,7 @@ package certificatepolicy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,11 +59,12 @@ func onNode(reason, node string, purpose v1alpha1.CertificatePurpose) v1alpha1.F
 
 // evidenceAt is that of an evaluation so long after the start, of the nodes.
 func evidenceAt(after time.Duration, nodes ...string) *evidence {
-	e := &evidence{now: start.Add(after), selected: map[string]*corev1.Node{}}
-	for _, node := range nodes {
-		e.selected[node] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
-	}
-	return e
+	return &evidence{now: start.Add(after), selected: func(name string) *corev1.Node {
+		if !slices.Contains(nodes, name) {
+			return nil
+		}
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}}
 }
 
 func newPolicy(findings ...v1alpha1.Finding) *v1alpha1.CertificatePolicy {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/cached"
@@ -36,8 +37,9 @@ type evidence struct {
 	// invalid says why the spec cannot be evaluated. What follows is of no meaning then.
 	invalid error
 	input   policy.Input
-	// selected are the Nodes that input judges, and orphans the UIDs of its signing requests, for Events to refer to.
-	selected map[string]*corev1.Node
+	// selected finds a Node that input judges by its name, nil if it judges none of that name, and orphans are the UIDs of its
+	// signing requests: for Events to refer to.
+	selected func(name string) *corev1.Node
 	orphans  map[string]types.UID
 }
 
@@ -55,28 +57,27 @@ func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, 
 		e.input.TrustError = err.Error()
 		e.input.Denied = append(e.input.Denied, trustDenials(err)...)
 	}
-	nodes, err := cached.List(ctx, r.objects, &corev1.Node{})
+	nodes, err := cached.Of(ctx, r.objects, &corev1.Node{})
 	if err != nil {
 		return nil, err
 	}
-	facts, err := cached.List(ctx, r.objects, &v1alpha1.NodeCertificates{})
+	facts, err := cached.Of(ctx, r.objects, &v1alpha1.NodeCertificates{})
 	if err != nil {
 		return nil, err
 	}
-	byName := make(map[string]*corev1.Node, len(nodes))
-	for _, node := range nodes {
-		byName[node.Name] = node
-	}
+	all := nodes.List()
 	var denied []policy.Denial
-	e.input.Requests, e.orphans, denied = r.requests.orphans(byName)
+	e.input.Requests, e.orphans, denied = r.requests.orphans(all, nodes.Has)
 	e.input.Denied = append(e.input.Denied, denied...)
 	e.input.ControlPlane, denied = r.controlPlane.Snapshot()
 	e.input.Denied = append(e.input.Denied, denied...)
-	e.selected = byName
-	if !selector.Empty() {
-		maps.DeleteFunc(e.selected, func(_ string, node *corev1.Node) bool { return !selector.Matches(labels.Set(node.Labels)) })
+	e.selected = func(name string) *corev1.Node {
+		if node, ok := nodes.Get(name); ok && selector.Matches(labels.Set(node.Labels)) {
+			return node
+		}
+		return nil
 	}
-	e.judgeNodes(facts)
+	e.selectNodes(all, facts, selector)
 	r.gatherOptional(ctx, e)
 	return e, nil
 }
@@ -94,17 +95,16 @@ func (r *reconciler) gatherOptional(ctx context.Context, e *evidence) {
 	}
 }
 
-// judgeNodes has the selected nodes judged by the facts about each.
-func (e *evidence) judgeNodes(facts []*v1alpha1.NodeCertificates) {
-	known := make(map[string]*v1alpha1.NodeCertificates, len(facts))
-	for _, f := range facts {
-		known[f.Name] = f
-	}
-	e.input.Nodes = make([]policy.Node, 0, len(e.selected))
-	for name, node := range e.selected {
+// selectNodes has the selected nodes judged by the facts about each.
+func (e *evidence) selectNodes(nodes []*corev1.Node, facts cached.Objects[*v1alpha1.NodeCertificates], selector labels.Selector) {
+	e.input.Nodes = make([]policy.Node, 0, len(nodes))
+	for _, node := range nodes {
+		if !selector.Matches(labels.Set(node.Labels)) {
+			continue
+		}
 		judged := judgedNode(node)
-		if f := known[name]; f != nil && ownedBy(f, node) {
-			judged.Observed = &f.Status
+		if known, ok := facts.Get(node.Name); ok && ownedBy(known, node) {
+			judged.Observed = &known.Status
 		}
 		e.input.Nodes = append(e.input.Nodes, judged)
 	}
@@ -152,7 +152,7 @@ func ownedBy(facts *v1alpha1.NodeCertificates, node *corev1.Node) bool {
 func (e *evidence) object(subject v1alpha1.Subject) (related runtime.Object, node *corev1.Node) {
 	switch subject.Kind {
 	case v1alpha1.SubjectNode:
-		if node = e.selected[subject.Name]; node != nil {
+		if node = e.selected(subject.Name); node != nil {
 			return node, node
 		}
 		return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: subject.Name}, nil
@@ -190,32 +190,31 @@ func ofGroup(subject v1alpha1.Subject, apiVersion string) *corev1.ObjectReferenc
 	return &corev1.ObjectReference{APIVersion: apiVersion, Kind: string(subject.Kind), Name: subject.Name}
 }
 
-// requestReader finds the signing requests that belong to no Node. It remembers what it read from each, so that a request's
-// PEM is parsed once and not at every evaluation.
+// requestReader finds the signing requests that belong to no Node, without looking at those that do. It remembers what it read
+// from each, so that a request's PEM is parsed once and not at every evaluation.
 type requestReader struct {
 	sources map[string]requestSource
 	mu      sync.Mutex
-	known   map[types.UID]*knownRequest
+	// nodes are those of the last evaluation, to tell which are gone.
+	nodes []*corev1.Node
+	known map[types.UID]*knownRequest
 	// round counts the evaluations, to tell which requests are gone.
 	round int
 }
 
-// requestSource is where the requests to one signer are read: an optional.Source.
+// requestSource is where the requests to one signer are read: an optional.Source, or part of one in a test.
 type requestSource interface {
-	List() ([]*certificatesv1.CertificateSigningRequest, error)
+	IndexValues(index string) ([]string, error)
+	ByIndex(index, value string) ([]*certificatesv1.CertificateSigningRequest, error)
 	Permission(verb string) string
 }
 
 // knownRequest is what was read from one version of a request.
 type knownRequest struct {
 	resourceVersion string
-	node            string
-	// round is the last one in which the request existed.
-	round int
-	// registered says that the node has existed since the request was first read.
-	registered bool
-	// orphan is nil until it was needed.
-	orphan *policy.Request
+	// round is the last one in which the request existed, and its Node did not.
+	round  int
+	orphan policy.Request
 }
 
 func newRequestReader(sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]) *requestReader {
@@ -226,61 +225,83 @@ func newRequestReader(sources map[string]*optional.Source[*certificatesv1.Certif
 	return r
 }
 
-// orphans returns the requests of no Node in nodes, their UIDs by name, and what is missing to read them all.
-func (r *requestReader) orphans(nodes map[string]*corev1.Node) ([]policy.Request, map[string]types.UID, []policy.Denial) {
+// orphans returns the requests of no Node, their UIDs by name, and what is missing to read them all. It takes all Nodes, and
+// what tells whether there is one of that name.
+func (r *requestReader) orphans(
+	nodes []*corev1.Node, exists func(name string) bool,
+) (found []policy.Request, uids map[string]types.UID, denied []policy.Denial) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var found []policy.Request
-	var denied []policy.Denial
-	uids := map[string]types.UID{}
 	r.round++
-	seen := 0
+	gone := r.gone(nodes, exists)
+	uids = map[string]types.UID{}
 	for signer, source := range r.sources {
-		requests, err := source.List()
+		requests, err := unowned(source, exists)
 		if err != nil {
 			denied = append(denied, unread(signingRequestUse[signer], source.Permission("list"), err))
 		}
-		seen += len(requests)
 		for _, request := range requests {
 			known := r.read(request)
-			if _, ok := nodes[known.node]; ok {
-				known.registered = true
-			} else {
-				if known.orphan == nil {
-					known.orphan = orphan(request, known.node)
-				}
-				known.orphan.Registered = known.registered
-				found = append(found, *known.orphan)
-				uids[request.Name] = request.UID
-			}
+			known.orphan.Registered = known.orphan.Registered || gone.Has(known.orphan.NodeName)
+			found = append(found, known.orphan)
+			uids[request.Name] = request.UID
 		}
 	}
-	if len(r.known) > seen {
-		maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
-	}
+	maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
 	return found, uids, denied
 }
 
-// read returns what is known of the request, and notes that it exists in this round.
+// gone returns the names of the Nodes that there were at the last evaluation and no longer are.
+func (r *requestReader) gone(nodes []*corev1.Node, exists func(name string) bool) sets.Set[string] {
+	gone := sets.Set[string]{}
+	for _, node := range r.nodes {
+		if !exists(node.Name) {
+			gone.Insert(node.Name)
+		}
+	}
+	r.nodes = nodes
+	return gone
+}
+
+// unowned returns the requests whose Node does not exist.
+func unowned(source requestSource, exists func(name string) bool) ([]*certificatesv1.CertificateSigningRequest, error) {
+	names, err := source.IndexValues(csr.NodeNameIndex)
+	if err != nil {
+		return nil, err
+	}
+	var requests []*certificatesv1.CertificateSigningRequest
+	for _, name := range names {
+		if exists(name) {
+			continue
+		}
+		ofNode, err := source.ByIndex(csr.NodeNameIndex, name)
+		if err != nil {
+			return nil, err
+		}
+		requests = append(requests, ofNode...)
+	}
+	return requests, nil
+}
+
+// read returns what is known of the request of no Node, and notes that it exists in this round.
 func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) *knownRequest {
 	known, ok := r.known[request.UID]
 	if !ok || known.resourceVersion != request.ResourceVersion {
-		registered := ok && known.registered
-		known = &knownRequest{
-			resourceVersion: request.ResourceVersion, node: csr.NodeName(request), registered: registered,
-		}
+		registered := ok && known.orphan.Registered
+		known = &knownRequest{resourceVersion: request.ResourceVersion, orphan: orphan(request, csr.NodeName(request))}
+		known.orphan.Registered = registered
 		r.known[request.UID] = known
 	}
 	known.round = r.round
 	return known
 }
 
-func orphan(request *certificatesv1.CertificateSigningRequest, node string) *policy.Request {
+func orphan(request *certificatesv1.CertificateSigningRequest, node string) policy.Request {
 	refusal, message := csr.Refusal(request)
 	if message != "" {
 		refusal += ": " + message
 	}
-	return &policy.Request{
+	return policy.Request{
 		Name: request.Name, SignerName: request.Spec.SignerName, NodeName: node, Requestor: request.Spec.Username,
 		Stage: csr.Stage(request), Created: request.CreationTimestamp.Time, Decided: csr.Decided(request),
 		Refusal: refusal, Malformed: csr.Malformed(request),

@@ -28,6 +28,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -37,6 +38,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -104,6 +106,7 @@ func startControllerAs(restConfig *rest.Config) *controllerRun {
 	for _, signer := range []string{certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName} {
 		requests[signer], err = optional.New(k8s, &certificatesv1.CertificateSigningRequest{}, optional.Options{
 			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
+			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
 		})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(mgr.Add(requests[signer])).To(Succeed())

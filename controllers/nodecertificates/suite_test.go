@@ -118,9 +118,7 @@ func startManager() {
 	for _, signer := range []string{servingSigner, clientSigner} {
 		requests[signer], err = optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
 			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
-			Indexers: toolscache.Indexers{csr.NodeNameIndex: func(o any) ([]string, error) {
-				return []string{csr.NodeName(o.(*certificatesv1.CertificateSigningRequest))}, nil
-			}},
+			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
 		})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(mgr.Add(requests[signer])).To(Succeed())

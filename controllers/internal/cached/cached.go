@@ -14,24 +14,49 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// List returns the objects in the cache of kind's type, in no order. They belong to the cache: nobody may change them. kind
-// itself is not changed.
-func List[object client.Object](ctx context.Context, objects cache.Cache, kind object) ([]object, error) {
+// Objects are those of one cluster-scoped kind in the manager's cache. They belong to the cache: nobody may change them.
+type Objects[object client.Object] struct {
+	store toolscache.Store
+}
+
+// Of returns the objects of kind's type, once the cache has them. kind itself is not changed.
+func Of[object client.Object](ctx context.Context, objects cache.Cache, kind object) (Objects[object], error) {
 	informer, err := objects.GetInformer(ctx, kind)
 	if err != nil {
-		return nil, fmt.Errorf("reading the cache of %T: %w", kind, err)
+		return Objects[object]{}, fmt.Errorf("reading the cache of %T: %w", kind, err)
 	}
 	stored, ok := informer.(interface{ GetStore() toolscache.Store })
 	if !ok {
-		return nil, fmt.Errorf("reading the cache of %T: %T has no store: limit the kind to fewer namespaces, or to none",
-			kind, informer)
+		return Objects[object]{}, fmt.Errorf(
+			"reading the cache of %T: %T has no store: limit the kind to fewer namespaces, or to none", kind, informer)
 	}
-	all := stored.GetStore().List()
-	list := make([]object, len(all))
-	for i := range all {
-		if list[i], ok = all[i].(object); !ok {
-			return nil, fmt.Errorf("reading the cache of %T: it holds a %T", kind, all[i])
+	return Objects[object]{store: stored.GetStore()}, nil
+}
+
+// List returns all of them, in no order.
+func (o Objects[object]) List() []object {
+	all := o.store.List()
+	list := make([]object, 0, len(all))
+	for _, stored := range all {
+		if one, ok := stored.(object); ok {
+			list = append(list, one)
 		}
 	}
-	return list, nil
+	return list
+}
+
+// Get returns the one of that name, and whether there is one.
+func (o Objects[object]) Get(name string) (one object, ok bool) {
+	stored, exists, err := o.store.GetByKey(name)
+	if err != nil || !exists {
+		return one, false
+	}
+	one, ok = stored.(object)
+	return one, ok
+}
+
+// Has says whether there is one of that name.
+func (o Objects[object]) Has(name string) bool {
+	_, ok := o.Get(name)
+	return ok
 }

@@ -40,33 +40,39 @@ func informerWith(t *testing.T, objects ...any) toolscache.SharedIndexInformer {
 	return informer
 }
 
-func TestListGivesTheObjectsThemselves(t *testing.T) {
+func TestObjectsAreNotCopied(t *testing.T) {
 	one, two := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "one"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "two"}}
-	nodes, err := cached.List(t.Context(), oneInformer{informer: informerWith(t, one, two)}, &corev1.Node{})
+	nodes, err := cached.Of(t.Context(), oneInformer{informer: informerWith(t, one, two)}, &corev1.Node{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(nodes) != 2 || nodes[0] == nodes[1] {
-		t.Fatalf("got %v, want two Nodes", nodes)
+	list := nodes.List()
+	if len(list) != 2 || list[0] == list[1] {
+		t.Fatalf("got %v, want two Nodes", list)
 	}
-	for _, node := range nodes {
+	for _, node := range list {
 		if node != one && node != two {
 			t.Errorf("%s is a copy", node.Name)
 		}
 	}
+	if got, ok := nodes.Get("two"); !ok || got != two || !nodes.Has("two") {
+		t.Errorf("Get(two) = %v, %v, want the Node itself", got, ok)
+	}
+	if got, ok := nodes.Get("three"); ok || got != nil || nodes.Has("three") {
+		t.Errorf("Get(three) = %v, %v, want none", got, ok)
+	}
 }
 
-func TestListFails(t *testing.T) {
+func TestOfFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		cache oneInformer
 		want  string
 	}{
-		"no informer":    {oneInformer{err: errors.New("not synced")}, "not synced"},
-		"no store":       {oneInformer{informer: struct{ cache.Informer }{}}, "has no store"},
-		"another object": {oneInformer{informer: informerWith(t, &corev1.Pod{})}, "holds a *v1.Pod"},
+		"no informer": {oneInformer{err: errors.New("not synced")}, "not synced"},
+		"no store":    {oneInformer{informer: struct{ cache.Informer }{}}, "has no store"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := cached.List(t.Context(), test.cache, &corev1.Node{})
+			_, err := cached.Of(t.Context(), test.cache, &corev1.Node{})
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "*v1.Node") {
 				t.Errorf("error %v, want one about *v1.Node that says %q", err, test.want)
 			}

@@ -79,6 +79,15 @@ func NodeName(req *certificatesv1.CertificateSigningRequest) string {
 	return nodeOf(request.Subject.CommonName)
 }
 
+// IndexNodeName is the function of the index NodeNameIndex. It has no error to return: an index panics on any.
+func IndexNodeName(object any) ([]string, error) {
+	request, ok := object.(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return nil, nil
+	}
+	return []string{NodeName(request)}, nil
+}
+
 // FiledAsNode says that a kubelet filed the request with its client certificate, and not with a bootstrap identity.
 func FiledAsNode(req *certificatesv1.CertificateSigningRequest) bool {
 	return strings.HasPrefix(req.Spec.Username, nodeUserPrefix)

@@ -168,6 +168,18 @@ func (s *Source[T]) ByIndex(index, value string) ([]T, error) {
 	return typed[T](objects), nil
 }
 
+// IndexValues returns every value that some object has in the index, in no particular order, or Err.
+func (s *Source[T]) IndexValues(index string) ([]string, error) {
+	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	indexer := s.informer.GetIndexer()
+	if _, ok := indexer.GetIndexers()[index]; !ok {
+		return nil, fmt.Errorf("looking up %s by %s: there is no such index", s.resource, index)
+	}
+	return indexer.ListIndexFuncValues(index), nil
+}
+
 // Get returns the object and whether it exists, or Err. It is shared: copy it before you change it.
 func (s *Source[T]) Get(key types.NamespacedName) (object T, found bool, err error) {
 	if err := s.Err(); err != nil {

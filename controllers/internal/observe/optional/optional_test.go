@@ -6,6 +6,7 @@ package optional_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -111,7 +112,6 @@ func readable(s *optional.Source[*corev1.ConfigMap]) func() bool {
 }
 
 func TestSourceReads(t *testing.T) {
-	const index = "first"
 	s := start(t, new(refusals).client(configMap("a"), configMap("b")), optional.Options{
 		Namespace: "kube-system",
 		Transform: func(o any) (any, error) {
@@ -120,10 +120,6 @@ func TestSourceReads(t *testing.T) {
 			}
 			return o, nil
 		},
-		Indexers: toolscache.Indexers{index: func(o any) ([]string, error) {
-			object, _ := o.(*corev1.ConfigMap)
-			return []string{object.Name[:1]}, nil
-		}},
 	})
 	eventually(t, "reading", readable(s))
 
@@ -131,19 +127,39 @@ func TestSourceReads(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Data != nil {
 		t.Errorf("List() = %v, %v, want two without data", all, err)
 	}
-	one, err := s.ByIndex(index, "b")
-	if err != nil || len(one) != 1 || one[0].Name != "b" {
-		t.Errorf("ByIndex() = %v, %v, want b", one, err)
-	}
-	if _, err := s.ByIndex("none", "b"); err == nil {
-		t.Error("ByIndex() knows an index that there is not")
-	}
 	object, found, err := s.Get(types.NamespacedName{Namespace: "kube-system", Name: "a"})
 	if err != nil || !found || object.Name != "a" {
 		t.Errorf("Get(a) = %v, %v, %v", object, found, err)
 	}
 	if _, found, err := s.Get(types.NamespacedName{Namespace: "kube-system", Name: "c"}); err != nil || found {
 		t.Errorf("Get(c) = %v, %v, want none", found, err)
+	}
+}
+
+func TestIndex(t *testing.T) {
+	const index = "first"
+	s := start(t, new(refusals).client(configMap("a"), configMap("b")), optional.Options{
+		Indexers: toolscache.Indexers{index: func(o any) ([]string, error) {
+			object, _ := o.(*corev1.ConfigMap)
+			return []string{object.Name[:1]}, nil
+		}},
+	})
+	eventually(t, "reading", readable(s))
+
+	one, err := s.ByIndex(index, "b")
+	if err != nil || len(one) != 1 || one[0].Name != "b" {
+		t.Errorf("ByIndex() = %v, %v, want b", one, err)
+	}
+	values, err := s.IndexValues(index)
+	slices.Sort(values)
+	if err != nil || !slices.Equal(values, []string{"a", "b"}) {
+		t.Errorf("IndexValues() = %v, %v, want a and b", values, err)
+	}
+	if _, err := s.IndexValues("none"); err == nil {
+		t.Error("IndexValues() knows an index that there is not")
+	}
+	if _, err := s.ByIndex("none", "b"); err == nil {
+		t.Error("ByIndex() knows an index that there is not")
 	}
 }
 
