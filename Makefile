@@ -35,6 +35,7 @@ controller-gen = $$(hack/tools/install.sh controller-gen)
 crd-ref-docs = $$(hack/tools/install.sh crd-ref-docs)
 golangci-lint = $$(hack/tools/install.sh golangci-lint)
 kustomize = $$(hack/tools/install.sh kustomize)
+linkcheck = $$(hack/tools/install.sh linkcheck)
 
 # The paths that hold +kubebuilder markers.
 marked := paths=./api/... paths=./cmd/... paths=./controllers/...
@@ -98,6 +99,10 @@ lint: ## Run the linters. FIX=1 fixes what can be.
 .PHONY: lint-api
 lint-api: ## Check the API types against the Kubernetes API conventions.
 	@$(golangci-lint) run --config .golangci-api.yml ./api/...
+
+.PHONY: lint-docs
+lint-docs: ## Check that every link between the documents leads somewhere.
+	@$(linkcheck) $$(git ls-files --cached --others --exclude-standard '*.md')
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities in what the code calls.

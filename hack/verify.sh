@@ -19,7 +19,7 @@ before=$(mktemp) after=$(mktemp)
 trap 'rm -f "$before" "$after"' EXIT
 
 snapshot >"$before"
-for target in tidy generate manifests api-docs lint lint-api vuln; do
+for target in tidy generate manifests api-docs lint lint-api lint-docs vuln; do
   start=$SECONDS
   echo "verify: $target"
   "${MAKE:-make}" --no-print-directory "$target"
