@@ -9,9 +9,15 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 export MAKE
 
-# What a build calls itself, and the image that docker-build makes.
+# What a build calls itself, and the image that image and docker-build make.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE ?= ghcr.io/notafter/notafter:$(VERSION)
+# What image and docker-build build for; without it, image for all of these, and docker-build for the machine that it is on.
+PLATFORMS ?=
+platforms := linux/amd64,linux/arm64
+# What else goes into images and releases: the commit, and its time for every timestamp.
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 # A local cluster's name, and how long its signer's certificates live: minutes, to watch them rotate.
 NAME ?= default
@@ -58,9 +64,15 @@ clean: ## Remove what was built here, the tools and the local clusters' programs
 build: ## Build bin/manager. VERSION= stamps it.
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/manager ./cmd/manager
 
+.PHONY: image
+image: ## Build dist/image.tar, an OCI image for all platforms, without Docker, and bills of materials. PLATFORMS=linux/arm64 is one.
+	@VERSION=$(VERSION) REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) IMAGE=$(IMAGE) \
+		PLATFORMS=$(or $(PLATFORMS),$(platforms)) hack/release/image.sh dist/image.tar
+
 .PHONY: docker-build
-docker-build: ## Build the container image. IMAGE= names it, PLATFORMS=linux/amd64,linux/arm64 builds several.
-	docker buildx build $(if $(PLATFORMS),--platform $(PLATFORMS)) --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+docker-build: ## Build the same with Docker. IMAGE= names it. PLATFORMS=linux/amd64,linux/arm64 PUSH=1 builds several and pushes.
+	docker buildx build $(if $(PLATFORMS),--platform $(PLATFORMS)) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(REVISION) --tag $(IMAGE) $(if $(PUSH),--push,--load) .
 
 ##@ Generate
 
@@ -95,6 +107,7 @@ verify: ## All of the checks below, and that everything generated is up to date.
 .PHONY: lint
 lint: ## Run the linters. FIX=1 fixes what can be.
 	@$(golangci-lint) run $(if $(FIX),--fix) ./...
+	@lint=$(golangci-lint); cd hack/tools/image && "$$lint" run $(if $(FIX),--fix) ./...
 
 .PHONY: lint-api
 lint-api: ## Check the API types against the Kubernetes API conventions.
