@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"strings"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -34,6 +35,12 @@ func (c *Cluster) UserConfig(user string, groups ...string) (*rest.Config, error
 
 // KubeconfigPath returns a file with the same access as Config.
 func (c *Cluster) KubeconfigPath() string { return adminKubeconfig(c.options.Dir) }
+
+// Port returns the port that the API server listens on.
+func (c *Cluster) Port() string {
+	_, port, _ := strings.Cut(strings.TrimPrefix(c.config.Host, "https://"), ":")
+	return port
+}
 
 // Dir returns the cluster's folder.
 func (c *Cluster) Dir() string { return c.options.Dir }
@@ -72,11 +79,14 @@ func (c *Cluster) clientConfig(host, user string, groups ...string) (*rest.Confi
 	}, nil
 }
 
-func writeKubeconfig(path string, config *rest.Config) error {
+// WriteKubeconfig writes a kubeconfig file with the access of a configuration.
+func WriteKubeconfig(path string, config *rest.Config) error {
 	const name = "notafter"
 	file := clientcmdapi.NewConfig()
 	file.Clusters[name] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
-	file.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}
+	file.AuthInfos[name] = &clientcmdapi.AuthInfo{
+		ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Token: config.BearerToken,
+	}
 	file.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
 	file.CurrentContext = name
 	if err := clientcmd.WriteToFile(*file, path); err != nil {

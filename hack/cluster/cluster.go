@@ -95,7 +95,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 		}
 	}
 	var err error
-	if c.pki, err = writePKI(pkiDir(dir)); err != nil {
+	if c.pki, err = writePKI(pkiDir(dir), c.options.Address); err != nil {
 		return err
 	}
 	if err := c.startEtcd(ctx); err != nil {
@@ -104,7 +104,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	if err := c.startAPIServer(ctx); err != nil {
 		return err
 	}
-	if err := writeKubeconfig(c.KubeconfigPath(), c.config); err != nil {
+	if err := WriteKubeconfig(c.KubeconfigPath(), c.config); err != nil {
 		return err
 	}
 	return c.populate(ctx)
@@ -124,6 +124,11 @@ func (c *Cluster) populate(ctx context.Context) error {
 			Paths: c.options.InstallCRDs, ErrorIfPathMissing: true, MaxTime: time.Minute,
 		}); err != nil {
 			return fmt.Errorf("installing CustomResourceDefinitions: %w", err)
+		}
+	}
+	if c.options.Scheduler {
+		if err := c.startScheduler(); err != nil {
+			return err
 		}
 	}
 	if c.options.ControllerManager {

@@ -206,7 +206,7 @@ func TestOptionsAreChecked(t *testing.T) {
 
 // Not parallel: it changes the environment.
 func TestStartShowsTheLogOfWhatFailed(t *testing.T) {
-	good, err := binaries.Find(t.Context(), t.Output(), binaries.All()...)
+	good, err := binaries.Find(t.Context(), t.Output(), binaries.ControlPlane()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,11 +112,9 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 
 func (c *Cluster) apiServerFlags(port int) []string {
 	dir := c.options.Dir
-	return []string{
+	flags := []string{
 		identity(dir, binaries.APIServer), "--tls-private-key-file=" + pkiFile(dir, "apiserver.key"),
-		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port),
-		// The service kubernetes.default gets no endpoint: the API refuses loopback addresses there.
-		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		"--secure-port=" + strconv.Itoa(port),
 		"--etcd-servers=" + c.etcdURL, "--etcd-cafile=" + pkiFile(dir, "etcd-ca.crt"),
 		"--etcd-certfile=" + pkiFile(dir, "etcd-client.crt"), "--etcd-keyfile=" + pkiFile(dir, "etcd-client.key"),
 		"--client-ca-file=" + pkiFile(dir, "cluster-ca.crt"),
@@ -143,6 +141,31 @@ func (c *Cluster) apiServerFlags(port int) []string {
 		"--max-requests-inflight=3000", "--max-mutating-requests-inflight=1000",
 		"--event-ttl=2h", // for who leaves a cluster running to explore it
 	}
+	if c.options.Address != nil {
+		return append(flags, "--bind-address=0.0.0.0", "--advertise-address="+c.options.Address.String())
+	}
+	// The service kubernetes.default gets no endpoint: the API refuses loopback addresses there.
+	return append(flags, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none")
+}
+
+// startScheduler starts the scheduler. It serves nothing that could tell that it works; Pods do.
+func (c *Cluster) startScheduler() error {
+	dir := c.options.Dir
+	found, err := running(dir, binaries.Scheduler)
+	if err != nil || len(found) > 0 {
+		return err
+	}
+	config, err := c.clientConfig(c.config.Host, "system:kube-scheduler")
+	if err != nil {
+		return err
+	}
+	if err := WriteKubeconfig(schedulerKubeconfig(dir), config); err != nil {
+		return err
+	}
+	_, err = c.startChild(binaries.Scheduler, []string{
+		identity(dir, binaries.Scheduler), "--leader-elect=false", "--secure-port=0",
+	})
+	return err
 }
 
 // StartControllerManager starts the controller manager, if it does not run, and waits until it works.
@@ -186,7 +209,7 @@ func (c *Cluster) controllerManagerFlags() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeKubeconfig(managerKubeconfig(dir), config); err != nil {
+	if err := WriteKubeconfig(managerKubeconfig(dir), config); err != nil {
 		return nil, err
 	}
 	flags := []string{

@@ -6,6 +6,7 @@ package cluster
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,6 +24,11 @@ type Options struct {
 	// ControllerManager also runs kube-controller-manager with the controllers that certificates, their requests and
 	// objects with owners need: it approves and signs certificates, publishes kube-root-ca.crt and collects garbage.
 	ControllerManager bool
+	// Address is where nodes with networks of their own reach the API server, and where the service kubernetes.default leads.
+	// With it the API server listens on every address, so use it in a network namespace only. Default: 127.0.0.1 alone.
+	Address net.IP
+	// Scheduler also runs kube-scheduler.
+	Scheduler bool
 	// ExtraControllers also run, such as "node-lifecycle-controller"; "-garbage-collector-controller" leaves one out.
 	ExtraControllers []string
 	// SigningDuration is the longest lifetime of a certificate that the controller manager signs. Default: its own, one
@@ -70,6 +76,9 @@ func (o Options) programs() []binaries.Program {
 	wanted := []binaries.Program{binaries.Etcd, binaries.APIServer, binaries.Kubectl}
 	if o.ControllerManager {
 		wanted = append(wanted, binaries.ControllerManager)
+	}
+	if o.Scheduler {
+		wanted = append(wanted, binaries.Scheduler)
 	}
 	return wanted
 }

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -41,7 +42,8 @@ type pki struct {
 }
 
 // writePKI makes a new pki and the files that the components read.
-func writePKI(dir string) (pki, error) {
+// address is one that the API server is reached at besides 127.0.0.1, or nil.
+func writePKI(dir string, address net.IP) (pki, error) {
 	var p pki
 	for name, ca := range map[string]*keyPair{
 		"cluster-ca": &p.cluster, "etcd-ca": &p.etcd, "front-proxy-ca": &p.frontProxy,
@@ -57,6 +59,10 @@ func writePKI(dir string) (pki, error) {
 	}
 
 	loopback := []net.IP{net.IPv4(127, 0, 0, 1)}
+	apiServerAddresses := append(slices.Clone(loopback), serviceIP)
+	if address != nil {
+		apiServerAddresses = append(apiServerAddresses, address)
+	}
 	apiServerNames := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 		"kubernetes.default.svc.cluster.local"}
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -68,7 +74,7 @@ func writePKI(dir string) (pki, error) {
 		{"etcd", p.etcd, x509.Certificate{Subject: subject("etcd"), IPAddresses: loopback, ExtKeyUsage: both}},
 		{"etcd-client", p.etcd, clientTemplate("kube-apiserver-etcd-client")},
 		{"apiserver", p.cluster, x509.Certificate{Subject: subject("kube-apiserver"),
-			IPAddresses: append(loopback, serviceIP), DNSNames: apiServerNames,
+			IPAddresses: apiServerAddresses, DNSNames: apiServerNames,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}},
 		{"kubelet-client", p.cluster, clientTemplate("kube-apiserver-kubelet-client", adminGroup)},
 		{"front-proxy-client", p.frontProxy, clientTemplate("front-proxy-client")},

@@ -122,6 +122,8 @@ func identity(dir string, program binaries.Program) string {
 		return "--data-dir=" + etcdDir(dir)
 	case binaries.APIServer:
 		return "--tls-cert-file=" + pkiFile(dir, "apiserver.crt")
+	case binaries.Scheduler:
+		return "--kubeconfig=" + schedulerKubeconfig(dir)
 	default:
 		return "--kubeconfig=" + managerKubeconfig(dir)
 	}

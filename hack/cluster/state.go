@@ -177,7 +177,7 @@ func sweep(parent string) error {
 
 // endAll ends all of a cluster's programs: first those that need etcd, then etcd.
 func endAll(dir string) error {
-	return errors.Join(end(dir, binaries.ControllerManager, binaries.APIServer), end(dir, binaries.Etcd))
+	return errors.Join(end(dir, binaries.Scheduler, binaries.ControllerManager, binaries.APIServer), end(dir, binaries.Etcd))
 }
 
 // wipe empties a cluster's folder, whatever became of the cluster. Only the lock stays: the caller holds it.
@@ -238,7 +238,10 @@ func pkiDir(dir string) string            { return filepath.Join(dir, "pki") }
 func logsDir(dir string) string           { return filepath.Join(dir, "logs") }
 func pkiFile(dir, name string) string     { return filepath.Join(pkiDir(dir), name) }
 func managerKubeconfig(dir string) string { return filepath.Join(dir, "controller-manager.kubeconfig") }
-func adminKubeconfig(dir string) string   { return filepath.Join(dir, "kubeconfig") }
+func schedulerKubeconfig(dir string) string {
+	return filepath.Join(dir, "scheduler.kubeconfig")
+}
+func adminKubeconfig(dir string) string { return filepath.Join(dir, "kubeconfig") }
 
 func logPath(dir string, program binaries.Program) string {
 	return filepath.Join(logsDir(dir), string(program)+".log")

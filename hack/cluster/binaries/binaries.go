@@ -1,7 +1,7 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package binaries finds the programs of a Kubernetes control plane, or gets them: by download where that is possible,
+// Package binaries finds the programs of a Kubernetes control plane and of its nodes, or gets them: by download where that is possible,
 // else by building them from Go modules.
 package binaries
 
@@ -32,6 +32,15 @@ const (
 	APIServer         Program = "kube-apiserver"
 	ControllerManager Program = "kube-controller-manager"
 	Kubectl           Program = "kubectl"
+	Scheduler         Program = "kube-scheduler"
+
+	Kubelet        Program = "kubelet"
+	KubeProxy      Program = "kube-proxy"
+	Containerd     Program = "containerd"
+	ContainerdShim Program = "containerd-shim-runc-v2"
+	Ctr            Program = "ctr"
+	PTP            Program = "ptp"        // the CNI plugin that connects a pod with its node
+	HostLocal      Program = "host-local" // the CNI plugin that gives it an address
 )
 
 const (
@@ -41,9 +50,19 @@ const (
 	SkipDownloadEnv = "NOTAFTER_SKIP_DOWNLOAD"
 )
 
+// ControlPlane lists the programs of a control plane without nodes, and kubectl.
+func ControlPlane() []Program {
+	return []Program{Etcd, APIServer, ControllerManager, Kubectl}
+}
+
+// Nodes lists what real nodes add: the scheduler, and what runs on each of them.
+func Nodes() []Program {
+	return []Program{Scheduler, Kubelet, KubeProxy, Containerd, ContainerdShim, Ctr, PTP, HostLocal}
+}
+
 // All lists every Program.
 func All() []Program {
-	return []Program{Etcd, APIServer, ControllerManager, Kubectl}
+	return slices.Concat(ControlPlane(), Nodes())
 }
 
 // Find returns the path of each program: the one in $KUBEBUILDER_ASSETS, else the one that an earlier call downloaded or

@@ -93,7 +93,7 @@ func newRepository(t *testing.T) repository {
 		t.Fatal(err)
 	}
 	s := r.store(t, io.Discard)
-	for _, program := range All() {
+	for _, program := range ControlPlane() {
 		r.cache[program] = s.path(program)
 	}
 	return r
@@ -148,7 +148,7 @@ func TestBuildsWhatIsMissingOnce(t *testing.T) {
 	var both sync.WaitGroup
 	for range 2 { // two processes want them at the same moment
 		both.Go(func() {
-			found, err := Find(t.Context(), &log, All()...)
+			found, err := Find(t.Context(), &log, ControlPlane()...)
 			if err != nil {
 				t.Error(err)
 			}
@@ -174,7 +174,7 @@ func TestBuildsWhatIsMissingOnce(t *testing.T) {
 	}
 
 	log.Reset()
-	if _, err := Find(t.Context(), &log, All()...); err != nil || log.String() != "" {
+	if _, err := Find(t.Context(), &log, ControlPlane()...); err != nil || log.String() != "" {
 		t.Errorf("finding them again: %v, and says %q", err, log.String())
 	}
 	if built := r.built(t); len(built) != len(allPackages) {
@@ -216,7 +216,7 @@ func TestBuildFailureIsShown(t *testing.T) {
 	if !strings.Contains(log.String(), "main.go:1: cannot use x") {
 		t.Errorf("the log does not show why:\n%s", log.String())
 	}
-	if found, _ := split(All(), r.store(t, t.Output()).path); len(found) > 0 {
+	if found, _ := split(ControlPlane(), r.store(t, t.Output()).path); len(found) > 0 {
 		t.Errorf("in the cache: %v", found)
 	}
 	t.Setenv("FAKE_GO_FAILS", "")
@@ -236,7 +236,7 @@ func TestAssetsComeFirstOneByOne(t *testing.T) {
 	}
 
 	var log syncBuffer
-	found, err := Find(t.Context(), &log, All()...)
+	found, err := Find(t.Context(), &log, ControlPlane()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestDownload(t *testing.T) {
 			s := r.store(t, &log)
 			s.versions[kubernetes.name] = "v1.37.2" // whatever the repository is at
 			s.index = indexServer(t, test.index)
-			if _, err := s.provide(t.Context(), All()); err != nil {
+			if _, err := s.provide(t.Context(), ControlPlane()); err != nil {
 				t.Fatalf("%v\n%s", err, log.String())
 			}
 			if diff := cmp.Diff(test.built, r.built(t)); diff != "" {

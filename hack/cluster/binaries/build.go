@@ -45,6 +45,9 @@ var (
 			APIServer:         "k8s.io/kubernetes/cmd/kube-apiserver",
 			ControllerManager: "k8s.io/kubernetes/cmd/kube-controller-manager",
 			Kubectl:           "k8s.io/kubernetes/cmd/kubectl",
+			Scheduler:         "k8s.io/kubernetes/cmd/kube-scheduler",
+			Kubelet:           "k8s.io/kubernetes/cmd/kubelet",
+			KubeProxy:         "k8s.io/kubernetes/cmd/kube-proxy",
 		},
 		duration: "about 5 minutes on 2 cores",
 		ldflags:  kubernetesLDFlags,
@@ -56,7 +59,30 @@ var (
 		duration: "about 15 seconds on 2 cores",
 		ldflags:  func(string) string { return stripFlags },
 	}
-	modules = []module{etcd, kubernetes}
+	containerd = module{
+		name:   "containerd",
+		source: "github.com/containerd/containerd/v2",
+		packages: map[Program]string{
+			Containerd:     "github.com/containerd/containerd/v2/cmd/containerd",
+			ContainerdShim: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+			Ctr:            "github.com/containerd/containerd/v2/cmd/ctr",
+		},
+		duration: "about a minute on 2 cores",
+		ldflags: func(version string) string {
+			return stripFlags + " -X github.com/containerd/containerd/v2/version.Version=" + version
+		},
+	}
+	cni = module{
+		name:   "cni",
+		source: "github.com/containernetworking/plugins",
+		packages: map[Program]string{
+			PTP:       "github.com/containernetworking/plugins/plugins/main/ptp",
+			HostLocal: "github.com/containernetworking/plugins/plugins/ipam/host-local",
+		},
+		duration: "about 10 seconds on 2 cores",
+		ldflags:  func(string) string { return stripFlags },
+	}
+	modules = []module{etcd, kubernetes, containerd, cni}
 )
 
 // stripFlags leave out what only debuggers use, half of the size.
@@ -70,8 +96,10 @@ func kubernetesLDFlags(version string) string {
 }
 
 func moduleOf(program Program) module {
-	if program == Etcd {
-		return etcd
+	for _, m := range modules {
+		if m.packages[program] != "" {
+			return m
+		}
 	}
 	return kubernetes
 }

@@ -120,16 +120,21 @@ func downCommand() *cobra.Command {
 }
 
 func binariesCommand() *cobra.Command {
-	return &cobra.Command{
+	var nodes bool
+	cmd := &cobra.Command{
 		Use:   "binaries",
 		Short: "Find, download or build the programs of a cluster and print their paths",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			paths, err := binaries.Find(cmd.Context(), cmd.ErrOrStderr(), binaries.All()...)
+			programs := binaries.ControlPlane()
+			if nodes {
+				programs = binaries.All()
+			}
+			paths, err := binaries.Find(cmd.Context(), cmd.ErrOrStderr(), programs...)
 			if err != nil {
 				return err
 			}
-			for _, program := range binaries.All() {
+			for _, program := range programs {
 				if _, err := fmt.Fprintln(cmd.OutOrStdout(), paths[program]); err != nil {
 					return err
 				}
@@ -137,4 +142,6 @@ func binariesCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&nodes, "nodes", false, "also those of real nodes: the scheduler, kubelet, containerd and what they need")
+	return cmd
 }
