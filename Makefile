@@ -131,6 +131,12 @@ binaries: ## Get or build what the local clusters run. The first time takes minu
 test: binaries ## Run all tests with the race detector. PACKAGES=./controllers/... runs some.
 	@go test -race -shuffle=on -timeout $(TIMEOUT) $(PACKAGES)
 
+.PHONY: e2e
+e2e: build ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= uses a cluster that is there. FOCUS= runs some.
+	@hack/e2e/prerequisites.sh
+	@NOTAFTER_E2E=1 go test -v -count=1 -timeout $(TIMEOUT) ./hack/e2e -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
+		$(if $(FOCUS),-ginkgo.focus '$(FOCUS)')
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@hack/fuzz.sh $(FUZZTIME)
