@@ -239,7 +239,7 @@ func nodesOnly(spec *v1alpha1.CertificatePolicySpec) {
 	spec.ControlPlane = v1alpha1.ControlPlaneSpec{
 		ClusterCA: v1alpha1.WatchIgnored, APIServer: v1alpha1.WatchIgnored,
 		ClientCA: v1alpha1.WatchIgnored, Aggregation: v1alpha1.WatchIgnored,
-		Expiry: v1alpha1.ExpirySpec{MinimumRemaining: &metav1.Duration{}},
+		Expiry: v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: &metav1.Duration{}},
 	}
 	spec.TrustBundles = v1alpha1.TrustBundlesSpec{
 		APIServices: v1alpha1.WatchIgnored, Webhooks: v1alpha1.WatchIgnored, ConversionWebhooks: v1alpha1.WatchIgnored,

@@ -90,12 +90,10 @@ const (
 
 // ControlPlaneSpec says which certificates of the control plane are judged.
 type ControlPlaneSpec struct {
-	// expiry replaces spec.expiry for the certificates of the control plane and for trust bundles. Certificates that nothing
-	// renews by itself need an absolute floor: 80 % of a thirty-year CA leaves six years, and 90 % of a one-year
-	// certificate five weeks. Left out as a whole, it has the defaults of spec.expiry, but a minimumRemaining of 720h (30 days).
+	// expiry replaces spec.expiry for the certificates of the control plane and for trust bundles.
 	// +optional
-	// +kubebuilder:default={"minimumRemaining":"720h"}
-	Expiry ExpirySpec `json:"expiry,omitempty,omitzero"`
+	// +kubebuilder:default={}
+	Expiry ControlPlaneExpirySpec `json:"expiry,omitempty,omitzero"`
 
 	// clusterCA is the CA in the ConfigMap that the manager's flags name, every certificate of the bundle, and what
 	// ClusterTrustBundles hold, where they are served.
@@ -167,6 +165,38 @@ type ExpirySpec struct {
 	// certificates live for less than a few days; otherwise they are overdue from the start.
 	// +optional
 	// +kubebuilder:default="24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('87600h')",message="expiry.minimumRemaining must be at most 87600h (ten years)"
+	MinimumRemaining *metav1.Duration `json:"minimumRemaining,omitempty"`
+}
+
+// ControlPlaneExpirySpec is an ExpirySpec for certificates that nothing renews by itself. They need a higher floor: 80 % of a
+// thirty-year CA leaves six years, and 90 % of a one-year certificate five weeks.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.warnAtLifetimePercent) || !has(self.overdueAtLifetimePercent) || self.warnAtLifetimePercent < self.overdueAtLifetimePercent",message="expiry.warnAtLifetimePercent must be less than expiry.overdueAtLifetimePercent"
+type ControlPlaneExpirySpec struct {
+	// warnAtLifetimePercent is the share of its lifetime, in percent, at which a certificate is reported as RotationDue,
+	// which informs and violates nothing.
+	// +optional
+	// +kubebuilder:default=80
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=99
+	WarnAtLifetimePercent int32 `json:"warnAtLifetimePercent,omitempty"`
+
+	// overdueAtLifetimePercent is the share of its lifetime, in percent, at which a certificate violates the policy as
+	// RotationOverdue.
+	// +optional
+	// +kubebuilder:default=90
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=100
+	OverdueAtLifetimePercent int32 `json:"overdueAtLifetimePercent,omitempty"`
+
+	// minimumRemaining is an absolute floor, as a Go duration: a certificate with less time left than this violates the
+	// policy as RotationOverdue, whatever share of its life that is. The default is 30 days. 0s switches it off.
+	// +optional
+	// +kubebuilder:default="720h"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}([.][0-9]{1,3})?h|[0-9]{1,7}([.][0-9]{1,3})?(ms|s|m)){1,4}$`
@@ -284,6 +314,8 @@ const (
 )
 
 // ServingCertificateSpec says how kubelets must come by their serving certificates.
+//
+// +kubebuilder:validation:XValidation:rule="(!has(self.minimumKubeletVersion) && !has(self.minimumNodeImageVersion)) || (has(self.label) && (!has(self.rotation) || self.rotation == 'Required'))",message="nodes.servingCertificate.minimumKubeletVersion and minimumNodeImageVersion explain why label is missing: give label, too, and rotation Required, or leave them out"
 type ServingCertificateSpec struct {
 	// rotation says whether kubelet serving certificate rotation must be on (Required), must be off (Disabled), or is not
 	// judged (Ignored).
@@ -298,7 +330,8 @@ type ServingCertificateSpec struct {
 	Label *NodeLabel `json:"label,omitempty"`
 
 	// minimumKubeletVersion is the lowest kubelet version, like 1.27 or 1.27.3, whose platform enables serving rotation. An
-	// older kubelet is named as the likely cause when label is missing. Left out, versions are not considered.
+	// older kubelet is named as the likely cause when label is missing. Left out, versions are not considered. It needs label,
+	// and the rotation Required.
 	// +optional
 	// +kubebuilder:validation:MinLength=3
 	// +kubebuilder:validation:MaxLength=32
@@ -306,11 +339,12 @@ type ServingCertificateSpec struct {
 	MinimumKubeletVersion string `json:"minimumKubeletVersion,omitempty"`
 
 	// minimumNodeImageVersion is the lowest AKS node image version, like 202501.12.0, that supports serving rotation. An
-	// older image is named as the likely cause when label is missing. Left out, images are not considered.
+	// older image is named as the likely cause when label is missing. Left out, images are not considered. It needs label, and
+	// the rotation Required.
 	// +optional
 	// +kubebuilder:validation:MinLength=10
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:Pattern=`^[0-9]{6}\.[0-9]{1,2}\.[0-9]{1,4}$`
+	// +kubebuilder:validation:Pattern=`^20[0-9]{2}(0[1-9]|1[0-2])\.(0?[1-9]|[12][0-9]|3[01])\.[0-9]{1,4}$`
 	MinimumNodeImageVersion string `json:"minimumNodeImageVersion,omitempty"`
 }
 

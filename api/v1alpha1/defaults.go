@@ -8,14 +8,13 @@ import "time"
 // Defaults of CertificatePolicySpec. The CRD's schema states them for the API server, which fills them in; code reads them
 // only where an object was built without an API server.
 const (
-	DefaultWarnAtLifetimePercent    int32 = 80
-	DefaultOverdueAtLifetimePercent int32 = 90
-	DefaultMinimumRemaining               = 24 * time.Hour
-	DefaultPendingTimeout                 = 5 * time.Minute
-	DefaultIssueTimeout                   = 2 * time.Minute
-	DefaultProbeInterval                  = 10 * time.Minute
-	DefaultProbeTimeout                   = 5 * time.Second
-	// DefaultControlPlaneMinimumRemaining is minimumRemaining of a spec.controlPlane.expiry that is left out as a whole.
-	DefaultControlPlaneMinimumRemaining = 720 * time.Hour
-	DefaultBootstrapTokenWarnBefore     = 24 * time.Hour
+	DefaultWarnAtLifetimePercent        int32 = 80
+	DefaultOverdueAtLifetimePercent     int32 = 90
+	DefaultMinimumRemaining                   = 24 * time.Hour
+	DefaultPendingTimeout                     = 5 * time.Minute
+	DefaultIssueTimeout                       = 2 * time.Minute
+	DefaultProbeInterval                      = 10 * time.Minute
+	DefaultProbeTimeout                       = 5 * time.Second
+	DefaultControlPlaneMinimumRemaining       = 720 * time.Hour
+	DefaultBootstrapTokenWarnBefore           = 24 * time.Hour
 )

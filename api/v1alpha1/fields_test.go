@@ -31,6 +31,8 @@ const (
 		"and must be left out with Exists and DoesNotExist"
 	warnMessage    = "expiry.warnAtLifetimePercent must be less than expiry.overdueAtLifetimePercent"
 	timeoutMessage = "nodes.probe.timeout must be at most nodes.probe.interval"
+	minimumMessage = "nodes.servingCertificate.minimumKubeletVersion and minimumNodeImageVersion explain why label is missing: " +
+		"give label, too, and rotation Required, or leave them out"
 
 	moment = "2026-01-01T00:00:00Z"
 	// overlong is a duration with more characters than any needs, and otherwise well-formed.
@@ -80,7 +82,7 @@ var validSpec = map[string]any{
 		},
 		"servingCertificate": map[string]any{
 			"rotation":                "Required",
-			"label":                   map[string]any{"key": "kubernetes.azure.com/kubelet-serving-ca", "value": "cluster"},
+			"label":                   validLabel,
 			"minimumKubeletVersion":   "1.27",
 			"minimumNodeImageVersion": "202501.12.0",
 		},
@@ -95,6 +97,8 @@ var validSpec = map[string]any{
 	},
 	"trustBundles": map[string]any{"apiServices": "Watched", "webhooks": "Watched", "conversionWebhooks": "Watched"},
 }
+
+var validLabel = map[string]any{"key": "kubernetes.azure.com/kubelet-serving-ca", "value": "cluster"}
 
 var validExpiry = map[string]any{
 	"warnAtLifetimePercent": int64(80), "overdueAtLifetimePercent": int64(90), "minimumRemaining": "24h",
@@ -128,6 +132,12 @@ func expiry(path string) []field {
 // watched is an optional field that says whether something is judged.
 func watched(path string) field {
 	return field{path: path, accepted: []any{"Watched", "Ignored", missing}, refused: map[string]any{"enum": "Yes"}}
+}
+
+// withoutMinimums leaves out what needs the label, and rotation Required.
+var withoutMinimums = map[string]any{
+	"spec.nodes.servingCertificate.minimumKubeletVersion":   missing,
+	"spec.nodes.servingCertificate.minimumNodeImageVersion": missing,
 }
 
 var specFields = slices.Concat(expiry("spec.expiry"), expiry("spec.nodes.expiry"), expiry("spec.controlPlane.expiry"), []field{
@@ -178,9 +188,16 @@ var specFields = slices.Concat(expiry("spec.expiry"), expiry("spec.nodes.expiry"
 		accepted: []any{"", text(63)},
 		refused:  map[string]any{"pattern": "a b", "maxLength": text(64)}},
 
-	{path: "spec.nodes.servingCertificate.rotation",
+	{path: "spec.nodes.servingCertificate",
+		accepted: []any{
+			map[string]any{"label": validLabel, "minimumKubeletVersion": "1.27"},
+			map[string]any{"rotation": "Ignored", "label": validLabel}, map[string]any{}, missing,
+		},
+		refused: map[string]any{minimumMessage: map[string]any{"minimumKubeletVersion": "1.27"}}},
+	{path: "spec.nodes.servingCertificate.rotation", with: withoutMinimums,
 		accepted: []any{"Required", "Disabled", "Ignored", missing},
 		refused:  map[string]any{"enum": "required"}},
+	{path: "spec.nodes.servingCertificate.label", with: withoutMinimums, accepted: []any{validLabel, missing}},
 	{path: "spec.nodes.servingCertificate.label.key",
 		accepted: []any{"a", text(253) + "/" + text(63)},
 		refused: map[string]any{
@@ -194,9 +211,9 @@ var specFields = slices.Concat(expiry("spec.expiry"), expiry("spec.nodes.expiry"
 		accepted: []any{"1.0", "1.27", "v1.27.3", missing},
 		refused:  map[string]any{"pattern": "1.27.x", "minLength": "1", "maxLength": "1." + strings.Repeat("0", 31)}},
 	{path: "spec.nodes.servingCertificate.minimumNodeImageVersion",
-		accepted: []any{"202501.1.0", "202501.12.0", missing},
+		accepted: []any{"202501.1.0", "202501.01.0", "202512.31.9999", missing},
 		refused: map[string]any{
-			"pattern": "2025.01.12", "minLength": "1.0", "maxLength": "202501.12." + strings.Repeat("0", 23),
+			"pattern": "202513.01.0", "minLength": "1.0", "maxLength": "202501.12." + strings.Repeat("0", 23),
 		}},
 
 	{path: "spec.nodes.signingRequests.pendingTimeout",

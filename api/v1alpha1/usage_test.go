@@ -43,7 +43,7 @@ func expectExpiry(expiry v1alpha1.ExpirySpec, minimumRemaining time.Duration) {
 func expectDefaults(spec v1alpha1.CertificatePolicySpec) {
 	GinkgoHelper()
 	expectExpiry(spec.Expiry, v1alpha1.DefaultMinimumRemaining)
-	expectExpiry(spec.ControlPlane.Expiry, v1alpha1.DefaultControlPlaneMinimumRemaining)
+	expectExpiry(v1alpha1.ExpirySpec(spec.ControlPlane.Expiry), v1alpha1.DefaultControlPlaneMinimumRemaining)
 	Expect(spec.ControlPlane).To(HaveField("ClusterCA", v1alpha1.WatchWatched))
 	Expect(spec.ControlPlane).To(HaveField("APIServer", v1alpha1.WatchWatched))
 	Expect(spec.ControlPlane).To(HaveField("ClientCA", v1alpha1.WatchWatched))
@@ -91,7 +91,7 @@ var _ = Describe("Defaults", func() {
 
 		var got v1alpha1.CertificatePolicy
 		Expect(k8sClient.Get(ctx, client.ObjectKeyFromObject(created), &got)).To(Succeed())
-		expectExpiry(got.Spec.ControlPlane.Expiry, v1alpha1.DefaultMinimumRemaining)
+		expectExpiry(v1alpha1.ExpirySpec(got.Spec.ControlPlane.Expiry), v1alpha1.DefaultControlPlaneMinimumRemaining)
 		Expect(got.Spec.Nodes.Expiry).NotTo(BeNil())
 		expectExpiry(*got.Spec.Nodes.Expiry, v1alpha1.DefaultMinimumRemaining)
 	})
@@ -191,7 +191,7 @@ var _ = Describe("kubectl", func() {
 	},
 		Entry("a kind", "certificatepolicy", "CertificatePolicy says what must hold"),
 		Entry("a field", "certpolicy.spec.expiry.minimumRemaining", "minimumRemaining is an absolute floor"),
-		Entry("a part of its own", "certpolicy.spec.controlPlane.expiry", "Left out as a whole"),
+		Entry("a part of its own", "certpolicy.spec.controlPlane.expiry", "expiry replaces spec.expiry"),
 		Entry("the other kind", "nodecerts.status.serving", "serving is what the latest TLS handshake"),
 	)
 

@@ -84,7 +84,7 @@ type endpoint struct {
 
 // next is when it is time for another look at the endpoint: when its certificate is about to cross a threshold as well, so
 // that one that was renewed in time is not reported.
-func (e *endpoint) next(expiry []v1alpha1.ExpirySpec) time.Time {
+func (e *endpoint) next(expiry []v1alpha1.ControlPlaneExpirySpec) time.Time {
 	next := e.look.next()
 	if e.look.at.IsZero() || len(e.chain) == 0 {
 		return next
@@ -95,10 +95,8 @@ func (e *endpoint) next(expiry []v1alpha1.ExpirySpec) time.Time {
 	for _, each := range expiry {
 		moments = append(moments,
 			life.At(cmp.Or(each.WarnAtLifetimePercent, v1alpha1.DefaultWarnAtLifetimePercent)).Add(-lead),
-			life.At(cmp.Or(each.OverdueAtLifetimePercent, v1alpha1.DefaultOverdueAtLifetimePercent)).Add(-lead))
-		if each.MinimumRemaining != nil {
-			moments = append(moments, life.NotAfter.Add(-each.MinimumRemaining.Duration-lead))
-		}
+			life.At(cmp.Or(each.OverdueAtLifetimePercent, v1alpha1.DefaultOverdueAtLifetimePercent)).Add(-lead),
+			life.NotAfter.Add(-floor(each)-lead))
 	}
 	for _, moment := range moments {
 		if moment.After(e.look.at) && moment.Before(next) {
@@ -106,6 +104,14 @@ func (e *endpoint) next(expiry []v1alpha1.ExpirySpec) time.Time {
 		}
 	}
 	return next
+}
+
+// floor is the minimum remaining time, which may be zero.
+func floor(e v1alpha1.ControlPlaneExpirySpec) time.Duration {
+	if e.MinimumRemaining == nil {
+		return v1alpha1.DefaultControlPlaneMinimumRemaining
+	}
+	return e.MinimumRemaining.Duration
 }
 
 // apiServers looks at the endpoints of the API server. It is used by one goroutine at a time.
@@ -201,7 +207,7 @@ func addresses(slice *discoveryv1.EndpointSlice) []netip.AddrPort {
 }
 
 // look makes the handshakes that are due, forgets the endpoints that are gone, and says when the next look is due.
-func (a *apiServers) look(ctx context.Context, targets []target, expiry []v1alpha1.ExpirySpec) (time.Time, error) {
+func (a *apiServers) look(ctx context.Context, targets []target, expiry []v1alpha1.ControlPlaneExpirySpec) (time.Time, error) {
 	known := make(map[string]*endpoint, len(targets))
 	group := errgroup.Group{}
 	group.SetLimit(lookConcurrency)

@@ -113,7 +113,7 @@ func TestLook(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(pkitest.Start().AddDate(0, 0, 80).Add(-5 * time.Minute))
 	servers := &apiServers{probe: fake.probe, clock: clock, random: middle}
 	targets := []target{addressTarget(netip.MustParseAddrPort(one)), addressTarget(netip.MustParseAddrPort(other))}
-	expiry := []v1alpha1.ExpirySpec{{WarnAtLifetimePercent: 80, MinimumRemaining: &metav1.Duration{Duration: time.Hour}}}
+	expiry := []v1alpha1.ControlPlaneExpirySpec{{WarnAtLifetimePercent: 80, MinimumRemaining: &metav1.Duration{Duration: time.Hour}}}
 	look := func(after, wantNext time.Duration, want ...string) {
 		t.Helper()
 		clock.SetTime(clock.Now().Add(after))

@@ -12,7 +12,7 @@ type demand struct {
 	// purposes are those of the certificates that at least one policy watches.
 	purposes map[v1alpha1.CertificatePurpose]bool
 	// expiry are the thresholds around which the API server is looked at.
-	expiry []v1alpha1.ExpirySpec
+	expiry []v1alpha1.ControlPlaneExpirySpec
 }
 
 // demandOf is what the policies want to know. ClusterTrustBundles go with the Cluster CA: those of the signers of Kubernetes

@@ -403,7 +403,7 @@ func TestControlPlaneWithoutTheClusterCA(t *testing.T) {
 func TestExpiryOverrides(t *testing.T) {
 	in := whole(func(p *ControlPlane) { lasts(&p.Certificates[1], -70*day, 30*day) })
 	live(&in.Nodes[0], -70*day, 30*day)
-	in.Spec.ControlPlane.Expiry = v1alpha1.ExpirySpec{MinimumRemaining: &metav1.Duration{}}
+	in.Spec.ControlPlane.Expiry = v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: &metav1.Duration{}}
 	expectFindings(t, Evaluate(in))
 
 	in.Spec.Nodes.Expiry = &v1alpha1.ExpirySpec{WarnAtLifetimePercent: 50, OverdueAtLifetimePercent: 60}
@@ -419,14 +419,14 @@ func TestExpiryOverrides(t *testing.T) {
 	expectMessage(t, verdict, v1alpha1.ReasonRotationOverdue, "no longer than spec.nodes.expiry.minimumRemaining (4800h0m0s)")
 
 	in.Spec.Nodes.Expiry = nil
-	in.Spec.ControlPlane.Expiry = v1alpha1.ExpirySpec{MinimumRemaining: &metav1.Duration{Duration: 200 * day}}
+	in.Spec.ControlPlane.Expiry = v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: &metav1.Duration{Duration: 200 * day}}
 	expectMessage(t, Evaluate(in), v1alpha1.ReasonRotationOverdue, "no longer than spec.controlPlane.expiry.minimumRemaining")
 
-	// A floor left out of an expiry that is given is the one of spec.expiry: a day, and not thirty.
-	in.Spec.ControlPlane.Expiry = v1alpha1.ExpirySpec{WarnAtLifetimePercent: 80}
-	expectFindings(t, Evaluate(in))
-	in.Spec.ControlPlane.Expiry = v1alpha1.ExpirySpec{}
-	expectMessage(t, Evaluate(in), v1alpha1.ReasonRotationOverdue, "has had less than 720h0m0s to live")
+	// A floor that is left out is one of thirty days, and not the day of spec.expiry, whatever else is given.
+	for _, partial := range []v1alpha1.ControlPlaneExpirySpec{{}, {WarnAtLifetimePercent: 80}} {
+		in.Spec.ControlPlane.Expiry = partial
+		expectMessage(t, Evaluate(in), v1alpha1.ReasonRotationOverdue, "has had less than 720h0m0s to live")
+	}
 	in.Now = in.Now.Add(-time.Nanosecond)
 	expectFindings(t, Evaluate(in))
 }

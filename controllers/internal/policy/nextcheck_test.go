@@ -133,7 +133,7 @@ func (g generator) input() Input {
 	}
 	spec.Nodes.BootstrapTokens = v1alpha1.BootstrapTokensSpec{Mode: v1alpha1.WatchWatched, WarnBefore: g.duration()}
 	if g.chance(60) {
-		spec.ControlPlane = v1alpha1.ControlPlaneSpec{Expiry: v1alpha1.ExpirySpec{
+		spec.ControlPlane = v1alpha1.ControlPlaneSpec{Expiry: v1alpha1.ControlPlaneExpirySpec{
 			WarnAtLifetimePercent: int32(g.IntN(100)), OverdueAtLifetimePercent: int32(g.IntN(102)), MinimumRemaining: g.duration(),
 		}}
 		spec.TrustBundles = v1alpha1.TrustBundlesSpec{}

@@ -84,10 +84,10 @@ func nodeExpiry(spec *v1alpha1.CertificatePolicySpec) expiry {
 	return expiryOf(&spec.Expiry, "spec.expiry")
 }
 
-// controlPlaneExpiry is spec.controlPlane.expiry, whose floor is another if it was left out as a whole.
+// controlPlaneExpiry is spec.controlPlane.expiry, whose floor is another by default.
 func controlPlaneExpiry(spec *v1alpha1.CertificatePolicySpec) expiry {
-	of := spec.ControlPlane.Expiry
-	if of == (v1alpha1.ExpirySpec{}) {
+	of := v1alpha1.ExpirySpec(spec.ControlPlane.Expiry)
+	if of.MinimumRemaining == nil {
 		of.MinimumRemaining = &metav1.Duration{Duration: v1alpha1.DefaultControlPlaneMinimumRemaining}
 	}
 	return expiryOf(&of, "spec.controlPlane.expiry")
