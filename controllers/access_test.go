@@ -47,6 +47,8 @@ type source struct {
 	// group, resource and name are those of the rule in config/rbac that grants it. The name is empty where the rule has none.
 	group, resource, name string
 	// permission is what the finding names.
+	// url is that of the rule instead, where what is read is no resource.
+	url string
 	permission string
 	// unknown are the conditions that depend on it, besides Compliant.
 	unknown []string
@@ -76,6 +78,10 @@ var sources = []source{
 		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.APIServer = v1alpha1.WatchWatched },
 	},
 	{
+	{
+		url: "/openid/v1/jwks", permission: "get /openid/v1/jwks", unknown: controlPlane,
+		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.APIServer = v1alpha1.WatchWatched },
+	},
 		group: "certificates.k8s.io", resource: "clustertrustbundles",
 		permission: "list clustertrustbundles.certificates.k8s.io", unknown: controlPlane,
 		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.ClusterCA = v1alpha1.WatchWatched },
@@ -140,6 +146,9 @@ func staticMounts(spec *v1alpha1.CertificatePolicySpec) {
 // grants says whether the rule is the one that grants the source.
 func (s source) grants(rule *rbacv1.PolicyRule) bool {
 	return slices.Equal(rule.APIGroups, []string{s.group}) && slices.Contains(rule.Resources, s.resource) &&
+	if s.url != "" {
+		return slices.Contains(rule.NonResourceURLs, s.url)
+	}
 		(s.name == "" || slices.Contains(rule.ResourceNames, s.name))
 }
 
@@ -150,6 +159,7 @@ func (s source) without(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 		if s.grants(&rule) {
 			rule.Resources = slices.DeleteFunc(slices.Clone(rule.Resources), func(r string) bool { return r == s.resource })
 		}
+			rule.NonResourceURLs = slices.DeleteFunc(slices.Clone(rule.NonResourceURLs), func(u string) bool { return u == s.url })
 		if len(rule.Resources)+len(rule.NonResourceURLs) > 0 {
 			kept = append(kept, rule)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -22,6 +23,8 @@ const (
 	// maxKeys and maxKeyID bound what is kept of the answer.
 	maxKeys  = 64
 	maxKeyID = 128
+	// maxKeyFailures is how many failures in a row make the wait longer: up to a minute.
+	maxKeyFailures = 3
 )
 
 // signingKeys are the IDs of the keys that verify service account tokens. It is used by one goroutine at a time.
@@ -37,10 +40,19 @@ func getKeys(client rest.Interface) func(context.Context) ([]byte, error) {
 	return func(ctx context.Context) ([]byte, error) {
 		data, err := client.Get().AbsPath(keysPath).Timeout(lookTimeout).Do(ctx).Raw()
 		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", keysPath, err)
+			return nil, fmt.Errorf("reading %s: %w", keysPath, answered(data, err))
 		}
 		return data, nil
 	}
+}
+
+// answered is the error in the API server's own words, which the client leaves out of one about raw data.
+func answered(data []byte, err error) error {
+	var status metav1.Status
+	if json.Unmarshal(data, &status) != nil || status.Status != metav1.StatusFailure {
+		return err
+	}
+	return &apierrors.StatusError{ErrStatus: status}
 }
 
 // refresh asks for the keys if that is due, and says whether the answer is another one than the last. An API server that does
@@ -61,6 +73,7 @@ func (k *signingKeys) refresh(ctx context.Context, now time.Time, jitter float64
 	}
 	known := !k.look.at.IsZero() && k.err == nil
 	k.look, k.err = k.look.after(err != nil, now, jitter), err
+	k.look.failures = min(k.look.failures, maxKeyFailures)
 	if err != nil {
 		return false, err // what was known stays
 	}

@@ -322,10 +322,8 @@ func (o *observation) unreadable(purpose v1alpha1.CertificatePurpose, source str
 // a permission is what they lack.
 func (o *observation) keys(k *signingKeys) {
 	o.found.ServiceAccountKeys = slices.Clone(k.ids)
-	if apierrors.IsForbidden(k.err) {
-		// The client keeps to itself what the API server said.
-		err := errors.New("the API server forbids it")
-		o.denial(keysPermission, "the service account signing keys", err, v1alpha1.PurposeAPIServer)
+	if answer, ok := errors.AsType[*apierrors.StatusError](k.err); ok && apierrors.IsForbidden(answer) {
+		o.denial(keysPermission, "the service account signing keys", answer, v1alpha1.PurposeAPIServer)
 	}
 }
 
