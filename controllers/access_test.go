@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -46,9 +47,9 @@ const regranted = 2 * time.Minute
 type source struct {
 	// group, resource and name are those of the rule in config/rbac that grants it. The name is empty where the rule has none.
 	group, resource, name string
-	// permission is what the finding names.
 	// url is that of the rule instead, where what is read is no resource.
 	url string
+	// permission is what the finding names.
 	permission string
 	// unknown are the conditions that depend on it, besides Compliant.
 	unknown []string
@@ -78,10 +79,10 @@ var sources = []source{
 		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.APIServer = v1alpha1.WatchWatched },
 	},
 	{
-	{
 		url: "/openid/v1/jwks", permission: "get /openid/v1/jwks", unknown: controlPlane,
 		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.APIServer = v1alpha1.WatchWatched },
 	},
+	{
 		group: "certificates.k8s.io", resource: "clustertrustbundles",
 		permission: "list clustertrustbundles.certificates.k8s.io", unknown: controlPlane,
 		watch: func(spec *v1alpha1.CertificatePolicySpec) { spec.ControlPlane.ClusterCA = v1alpha1.WatchWatched },
@@ -145,10 +146,10 @@ func staticMounts(spec *v1alpha1.CertificatePolicySpec) {
 
 // grants says whether the rule is the one that grants the source.
 func (s source) grants(rule *rbacv1.PolicyRule) bool {
-	return slices.Equal(rule.APIGroups, []string{s.group}) && slices.Contains(rule.Resources, s.resource) &&
 	if s.url != "" {
 		return slices.Contains(rule.NonResourceURLs, s.url)
 	}
+	return slices.Equal(rule.APIGroups, []string{s.group}) && slices.Contains(rule.Resources, s.resource) &&
 		(s.name == "" || slices.Contains(rule.ResourceNames, s.name))
 }
 
@@ -158,8 +159,8 @@ func (s source) without(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	for _, rule := range rules {
 		if s.grants(&rule) {
 			rule.Resources = slices.DeleteFunc(slices.Clone(rule.Resources), func(r string) bool { return r == s.resource })
-		}
 			rule.NonResourceURLs = slices.DeleteFunc(slices.Clone(rule.NonResourceURLs), func(u string) bool { return u == s.url })
+		}
 		if len(rule.Resources)+len(rule.NonResourceURLs) > 0 {
 			kept = append(kept, rule)
 		}
@@ -206,7 +207,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			if s.watch != nil {
 				s.watch(&policy.Spec)
 			}
-			withheld := grant(ctx, admin, name, s)
+			regrant := grant(ctx, admin, name, s)
 			user, err := elsewhere.UserConfig(name)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(admin.Create(ctx, policy)).To(Succeed())
@@ -234,7 +235,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			}).WithContext(ctx).Should(Succeed())
 
 			By("granting it")
-			withheld()
+			regrant()
 			Eventually(func(g Gomega) {
 				g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
 				g.Expect(policy.Status.Findings).To(BeEmpty())
@@ -242,7 +243,56 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
 		}, SpecTimeout(4*time.Minute))
 	}
+
+	It("says so when permissions are withdrawn while it runs, and recovers", func(ctx SpecContext) {
+		const name = "withdrawn"
+		policy := policyFor(pool)
+		policy.Name = name
+		var permissions []string
+		for _, s := range sources {
+			if s.watch != nil {
+				s.watch(&policy.Spec)
+			}
+			if s.url == "" { // which is asked for now and then, and not watched
+				permissions = append(permissions, s.permission)
+			}
+		}
+		policy.Spec.ControlPlane.Expiry.MinimumRemaining = &metav1.Duration{}
+		regrant := grant(ctx, admin, name)
+		user, err := elsewhere.UserConfig(name)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(admin.Create(ctx, policy)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
+		runOperator(user, func(o *controllers.Options) { o.WatchTime = watchTime })
+		compliant := func(g Gomega) {
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+			g.Expect(policy.Status.Findings).To(BeEmpty())
+			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected))
+		}
+		Eventually(compliant).WithContext(ctx).Should(Succeed())
+
+		By("withdrawing all that can be done without")
+		regrant(sources...)
+		Eventually(func(g Gomega) {
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+			var denied []string
+			for _, finding := range policy.Status.Findings {
+				if finding.Reason == v1alpha1.ReasonAccessDenied {
+					denied = append(denied, strings.Replace(finding.Subject.Name, "watch ", "list ", 1))
+				}
+			}
+			g.Expect(denied).To(ConsistOf(permissions))
+			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
+		}).WithContext(ctx).Should(Succeed())
+
+		By("granting it again")
+		regrant()
+		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+	}, SpecTimeout(4*time.Minute))
 })
+
+// watchTime is how long the watches of an operator run that permissions are withdrawn from.
+const watchTime = 3 * time.Second
 
 // nodesOnly leaves the control plane and the trust bundles out.
 func nodesOnly(spec *v1alpha1.CertificatePolicySpec) {
@@ -286,38 +336,45 @@ func expectedVerdicts(policy *v1alpha1.CertificatePolicy, unknown []string) map[
 	return expected
 }
 
-// grant gives the user what config/rbac and the components give the manager, but for one source. What it returns gives the rest.
-func grant(ctx context.Context, admin client.Client, user string, but source) (rest func()) {
+// grant gives the user what config/rbac and the components give the manager, but for some sources. What it returns makes those
+// other ones.
+func grant(ctx context.Context, admin client.Client, user string, but ...source) (regrant func(but ...source)) {
 	GinkgoHelper()
 	subjects := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}}
-	var whole []client.Object
-	for i, role := range roles() {
+	shipped := roles()
+	for i, role := range shipped {
 		role.SetName(fmt.Sprintf("%s-%d", user, i))
-		var binding client.Object
-		ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Name: role.GetName()}
-		granted := role.DeepCopyObject().(client.Object)
-		switch role := granted.(type) {
-		case *rbacv1.ClusterRole:
-			role.Rules = but.without(role.Rules)
-			ref.Kind = "ClusterRole"
-			binding = &rbacv1.ClusterRoleBinding{RoleRef: ref, Subjects: subjects}
-		case *rbacv1.Role:
-			role.Rules = but.without(role.Rules)
+		Expect(admin.Create(ctx, narrowed(role, but))).To(Succeed())
+		ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Name: role.GetName(), Kind: "ClusterRole"}
+		var binding client.Object = &rbacv1.ClusterRoleBinding{RoleRef: ref, Subjects: subjects}
+		if role.GetNamespace() != "" {
 			ref.Kind = "Role"
 			binding = &rbacv1.RoleBinding{RoleRef: ref, Subjects: subjects}
 		}
 		binding.SetName(role.GetName())
 		binding.SetNamespace(role.GetNamespace())
-		Expect(admin.Create(ctx, granted)).To(Succeed())
 		Expect(admin.Create(ctx, binding)).To(Succeed())
-		whole = append(whole, role)
 	}
-	return func() {
+	return func(but ...source) {
 		GinkgoHelper()
-		for _, role := range whole {
-			Expect(admin.Update(ctx, role)).To(Succeed())
+		for _, role := range shipped {
+			Expect(admin.Update(ctx, narrowed(role, but))).To(Succeed())
 		}
 	}
+}
+
+// narrowed is the role without what grants the sources.
+func narrowed(role client.Object, but []source) client.Object {
+	result := role.DeepCopyObject().(client.Object)
+	for _, s := range but {
+		switch role := result.(type) {
+		case *rbacv1.ClusterRole:
+			role.Rules = s.without(role.Rules)
+		case *rbacv1.Role:
+			role.Rules = s.without(role.Rules)
+		}
+	}
+	return result
 }
 
 // roles are those that the manager is shipped with.

@@ -6,6 +6,7 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"time"
 	"unique"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -46,13 +47,14 @@ type signingRequests = map[string]*optional.Source[*certificatesv1.CertificateSi
 
 // +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
 
-func addSigningRequests(mgr manager.Manager, watching client.WithWatch) (signingRequests, error) {
+func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTime time.Duration) (signingRequests, error) {
 	requests := make(signingRequests, len(signers))
 	for _, signer := range signers {
 		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
 			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
 			Transform:     stripSigningRequest,
 			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
+			WatchTime:     watchTime,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("signing requests to %s: %w", signer, err)
@@ -68,12 +70,13 @@ func addSigningRequests(mgr manager.Manager, watching client.WithWatch) (signing
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
 
 func addConfigMap(
-	mgr manager.Manager, watching client.WithWatch, name types.NamespacedName,
+	mgr manager.Manager, watching client.WithWatch, name types.NamespacedName, watchTime time.Duration,
 ) (*optional.Source[*corev1.ConfigMap], error) {
 	source, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
 		Namespace:     name.Namespace,
 		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name.Name),
 		Transform:     cache.TransformStripManagedFields(),
+		WatchTime:     watchTime,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ConfigMap %s: %w", name, err)

@@ -45,6 +45,9 @@ type Options struct {
 	KubeletReader types.NamespacedName
 	// ProbeConcurrency is how many kubelets are probed at once.
 	ProbeConcurrency int
+	// WatchTime is how long a watch of what notafter can do without runs before it is begun anew, which is when a permission
+	// that was withdrawn shows. Zero means optional.DefaultWatchTime.
+	WatchTime time.Duration
 }
 
 // NewScheme returns a scheme that knows every kind the operator reads or writes.
@@ -66,11 +69,11 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("making the client of the optional sources: %w", err)
 	}
-	requests, err := addSigningRequests(mgr, watching)
+	requests, err := addSigningRequests(mgr, watching, o.WatchTime)
 	if err != nil {
 		return err
 	}
-	configMap, err := addConfigMap(mgr, watching, o.TrustConfigMap)
+	configMap, err := addConfigMap(mgr, watching, o.TrustConfigMap, o.WatchTime)
 	if err != nil {
 		return err
 	}
@@ -82,14 +85,16 @@ func Setup(mgr manager.Manager, o Options) error {
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
-	controlPlane, err := controlplane.Add(mgr, controlplane.Options{Clock: o.Clock, Trust: source, TrustConfigMap: configMap})
+	controlPlane, err := controlplane.Add(mgr, controlplane.Options{
+		Clock: o.Clock, Trust: source, TrustConfigMap: configMap, WatchTime: o.WatchTime,
+	})
 	if err != nil {
 		return fmt.Errorf("adding the controlplane controller: %w", err)
 	}
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
-		ControlPlane: controlPlane,
+		ControlPlane: controlPlane, WatchTime: o.WatchTime,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}

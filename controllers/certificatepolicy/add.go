@@ -73,6 +73,9 @@ type Options struct {
 	ControlPlane ControlPlane
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
+	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
+	// optional.DefaultWatchTime.
+	WatchTime time.Duration
 }
 
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies/status,verbs=update
@@ -119,7 +122,7 @@ func Add(mgr manager.Manager, o Options) error {
 	}
 	// What is known of the control plane or a trust bundle changed.
 	b = b.WatchesRawSource(source.Channel(o.ControlPlane.Changed(), wakeAll[client.Object](mgr.GetClient())))
-	if err := addOptional(mgr, b, r); err != nil {
+	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
 		return err
 	}
 	err = b.Complete(forgetting{next: reconcile.AsReconciler(mgr.GetClient(), r), policies: mgr.GetClient(), forget: r.forget})
@@ -133,17 +136,17 @@ func Add(mgr manager.Manager, o Options) error {
 
 // addOptional gives the reconciler what some policies ask for. The permission to read bootstrap tokens is no part of the
 // manager's role: config/components/bootstrap-tokens grants it.
-func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler) error {
+func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, watchTime time.Duration) error {
 	watcher, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 	})
 	if err != nil {
 		return fmt.Errorf("making the client for what some policies ask for: %w", err)
 	}
-	if r.tokens, err = newTokens(watcher); err != nil {
+	if r.tokens, err = newTokens(watcher, watchTime); err != nil {
 		return err
 	}
-	if r.workloads, err = newWorkloads(watcher); err != nil {
+	if r.workloads, err = newWorkloads(watcher, watchTime); err != nil {
 		return err
 	}
 	policies := mgr.GetClient()

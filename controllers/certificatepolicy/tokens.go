@@ -30,11 +30,12 @@ type tokens struct {
 	secrets *optional.OnDemand[*corev1.Secret]
 }
 
-func newTokens(c client.WithWatch) (*tokens, error) {
+func newTokens(c client.WithWatch, watchTime time.Duration) (*tokens, error) {
 	secrets, err := optional.NewOnDemand(c, &corev1.Secret{}, optional.Options{
 		Namespace:     metav1.NamespaceSystem,
 		FieldSelector: fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken)),
 		Transform:     stripToken,
+		WatchTime:     watchTime,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watching bootstrap tokens: %w", err)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -36,8 +37,8 @@ type workloads struct {
 	statefulSets *optional.OnDemand[*appsv1.StatefulSet]
 }
 
-func newWorkloads(c client.WithWatch) (*workloads, error) {
-	options := optional.Options{Transform: stripWorkload}
+func newWorkloads(c client.WithWatch, watchTime time.Duration) (*workloads, error) {
+	options := optional.Options{Transform: stripWorkload, WatchTime: watchTime}
 	var w workloads
 	var errs [3]error
 	w.daemonSets, errs[0] = optional.NewOnDemand(c, &appsv1.DaemonSet{}, options)

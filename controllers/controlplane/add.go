@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -43,6 +44,8 @@ type Options struct {
 	// Trust is the Cluster CA, and TrustConfigMap the source that it reads it from, which is watched for changes.
 	Trust          trust.Source
 	TrustConfigMap *optional.Source[*corev1.ConfigMap]
+	// WatchTime is how long a watch runs before it is begun anew; zero means optional.DefaultWatchTime.
+	WatchTime time.Duration
 }
 
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
@@ -71,7 +74,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
 	}
-	sources, watched, err := addSources(mgr, reader)
+	sources, watched, err := addSources(mgr, reader, o.WatchTime)
 	if err != nil {
 		return nil, fmt.Errorf("controller %s: %w", Name, err)
 	}

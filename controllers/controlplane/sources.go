@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -68,17 +69,18 @@ func (s *sources) want(d demand) {
 
 // adder adds sources to a manager and collects what the controller has to watch.
 type adder struct {
-	manager manager.Manager
-	client  client.WithWatch
-	sources *sources
-	watched []source.Source
-	errs    []error
+	manager   manager.Manager
+	client    client.WithWatch
+	watchTime time.Duration
+	sources   *sources
+	watched   []source.Source
+	errs      []error
 }
 
 // addSources makes the sources and adds them to the manager. The controller must watch what is returned.
-func addSources(mgr manager.Manager, c client.WithWatch) (*sources, []source.Source, error) {
+func addSources(mgr manager.Manager, c client.WithWatch, watchTime time.Duration) (*sources, []source.Source, error) {
 	s := &sources{starts: map[v1alpha1.CertificatePurpose][]func(){}}
-	a := &adder{manager: mgr, client: c, sources: s}
+	a := &adder{manager: mgr, client: c, watchTime: watchTime, sources: s}
 	s.endpoints = addSource(a, &discoveryv1.EndpointSlice{}, optional.Options{
 		Namespace:     metav1.NamespaceDefault,
 		LabelSelector: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: apiServerService}),
@@ -104,7 +106,7 @@ func addSources(mgr manager.Manager, c client.WithWatch) (*sources, []source.Sou
 func addSource[T client.Object](
 	a *adder, kind T, o optional.Options, needed ...v1alpha1.CertificatePurpose,
 ) lister[T] {
-	o.Transform = strip
+	o.Transform, o.WatchTime = strip, a.watchTime
 	s, err := optional.New(a.client, kind, o)
 	if err != nil {
 		a.errs = append(a.errs, err)

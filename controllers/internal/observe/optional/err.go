@@ -4,6 +4,7 @@
 package optional
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -57,7 +59,7 @@ func (e *UnservedError) Unwrap() error { return e.Err }
 
 // Err says why the objects can't be read: a *DeniedError, an *UnservedError, ErrNotSynced or, before the objects were first
 // read, what else failed. It is nil when they can be read. Objects that were read once stay readable while the API server
-// can't be reached, as in any cache; they do not when a permission is withdrawn, which shows when the running watch ends.
+// can't be reached, as in any cache; they do not when a permission is withdrawn, which shows within a minute.
 func (s *Source[T]) Err() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -91,6 +93,7 @@ func (s *Source[T]) list(ctx context.Context, list client.ObjectList, options me
 }
 
 func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options metav1.ListOptions) (watch.Interface, error) {
+	options.TimeoutSeconds = new(s.watchSeconds())
 	watcher, err := s.client.Watch(ctx, list, s.narrowed(&options))
 	if err != nil {
 		s.refused("watch")
@@ -99,6 +102,11 @@ func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options m
 	// Who may watch may list as well, by way of the watch's initial events.
 	s.set(ctx, nil)
 	return watcher, nil
+}
+
+// watchSeconds is how long the next watch may run.
+func (s *Source[T]) watchSeconds() int64 {
+	return int64(wait.Jitter(cmp.Or(s.options.WatchTime, DefaultWatchTime), watchJitter).Seconds())
 }
 
 // narrowed are the reflector's options for what this source watches.

@@ -7,6 +7,9 @@
 //
 // A Source never holds up anybody. What it could not read, Err and List say; it tries again by itself, at the latest after
 // a minute, and wakes those who watch it when that changes.
+//
+// The API server asks for permission when a watch begins, and not again while it runs. A Source therefore ends its watches
+// itself, about once a minute, and begins them anew from where they were: what may no longer be read is not taken for known.
 package optional
 
 import (
@@ -40,6 +43,13 @@ import (
 // controller is then spared to work twice.
 const settleTime = 10 * time.Second
 
+const (
+	// DefaultWatchTime is how long a watch runs.
+	DefaultWatchTime = 40 * time.Second
+	// watchJitter is the share of it that one watch may run longer than another, so that they don't all end together.
+	watchJitter = 0.5
+)
+
 // Options say which objects a Source watches, and how it keeps them.
 type Options struct {
 	// Namespace limits the source to one namespace. Empty: all of them, or a resource that has none.
@@ -48,6 +58,9 @@ type Options struct {
 	// name needs the field selector metadata.name.
 	FieldSelector fields.Selector
 	LabelSelector labels.Selector
+	// WatchTime is how long a watch runs before it is begun anew, which is when a permission that was withdrawn shows. Zero:
+	// DefaultWatchTime.
+	WatchTime time.Duration
 	// Transform strips objects of what is not used before they are kept. It may change the object that it gets.
 	Transform toolscache.TransformFunc
 	// Indexers are what ByIndex looks up by. They get objects of the source's type.

@@ -33,7 +33,11 @@ import (
 )
 
 // refusals are the answers that a fake API server gives instead of serving.
-type refusals struct{ list, watch atomic.Pointer[error] }
+type refusals struct {
+	list, watch atomic.Pointer[error]
+	// timeout is what the latest watch asked for, in seconds.
+	timeout atomic.Pointer[int64]
+}
 
 func (r *refusals) client(objects ...client.Object) client.WithWatch {
 	answer := func(verb *atomic.Pointer[error]) error {
@@ -57,6 +61,7 @@ func (r *refusals) client(objects ...client.Object) client.WithWatch {
 				if err := answer(&r.watch); err != nil {
 					return nil, err
 				}
+				r.timeout.Store((&client.ListOptions{}).ApplyOptions(o).AsListOptions().TimeoutSeconds)
 				return c.Watch(ctx, list, o...)
 			},
 		}).Build()
@@ -213,6 +218,23 @@ func TestErr(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), test.wantText) {
 				t.Errorf("List() = %v, want %q in it", err, test.wantText)
+			}
+		})
+	}
+}
+
+// TestWatchTime is about a watch that runs: it ends in time, or the API server never asks again whether it is allowed.
+func TestWatchTime(t *testing.T) {
+	for name, test := range map[string]struct{ watchTime, least, most time.Duration }{
+		"by default":    {0, 40 * time.Second, time.Minute},
+		"as it is said": {4 * time.Second, 4 * time.Second, 6 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r refusals
+			s := start(t, r.client(), optional.Options{WatchTime: test.watchTime})
+			eventually(t, "watching", func() bool { return readable(s)() && r.timeout.Load() != nil })
+			if got := time.Duration(*r.timeout.Load()) * time.Second; got < test.least || got > test.most {
+				t.Errorf("the watch ends after %s, want %s to %s", got, test.least, test.most)
 			}
 		})
 	}
