@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,15 +60,25 @@ type breakage struct {
 	// options is how the node starts, where that is not in good order. unserved says that it has no certificate to serve then.
 	options  func(*stage, *kubelet.Options)
 	unserved bool
+	// refused says that the API server refuses its requests for client certificates until it is repaired.
+	refused bool
+	// peer says that its pool has a second node, in good order, from which is learnt how long client certificates live.
+	peer bool
 	// policy is what the policy asks, where that is not the default.
 	policy         func(*v1alpha1.NodesSpec)
 	breaks, repair step
 }
 
 // pool is the name of the breakage's policy and node pool.
-func (b *breakage) pool() string { return "catalogue-" + strings.ToLower(b.reason) }
+func (b *breakage) pool() string {
+	name := "catalogue-" + strings.ToLower(b.reason)
+	if b.purpose == v1alpha1.PurposeKubeletClient {
+		name += "-client"
+	}
+	return name
+}
 
-// node is the name of its only node.
+// node is the name of its node.
 func (b *breakage) node() string { return b.pool() + "-0" }
 
 // finding is what the policy has to say while the node is broken.
@@ -76,6 +87,9 @@ func (b *breakage) finding() v1alpha1.Finding {
 		Reason: b.reason, Severity: b.severity, Certificate: b.purpose,
 		Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: b.node()},
 	}
+	if b.reason == v1alpha1.ReasonNodePoolNeedsRecreation {
+		finding.Subject = v1alpha1.Subject{Kind: v1alpha1.SubjectNodePool, Name: b.pool()}
+	}
 	if finding.Certificate == "" {
 		finding.Certificate = v1alpha1.PurposeKubeletServing
 	}
@@ -83,7 +97,7 @@ func (b *breakage) finding() v1alpha1.Finding {
 }
 
 // breakages are all broken at the same time. Each is a finding that a policy makes about a node.
-var breakages = []breakage{
+var breakages = slices.Concat(clientBreakages, []breakage{
 	{
 		reason: v1alpha1.ReasonExpired, severity: v1alpha1.SeverityViolation,
 		breaks: serveAged(150), repair: serveOwn,
@@ -159,7 +173,7 @@ var breakages = []breakage{
 		reason: v1alpha1.ReasonProbeFailed, severity: v1alpha1.SeverityUnknown,
 		breaks: endpoint(kubelet.EndpointRefuses), repair: endpoint(kubelet.EndpointServes),
 	},
-}
+})
 
 // notIssued needs the signer to be stopped, which nothing else does.
 var notIssued = breakage{
@@ -172,7 +186,8 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 	var s *stage
 	BeforeAll(func(ctx SpecContext) {
 		s = newStage(ctx)
-		every := append([]breakage{notIssued}, breakages...)
+		every := slices.Concat([]breakage{notIssued}, breakages, stopped)
+		s.refuse(ctx, every)
 		for i := range every {
 			s.start(ctx, &every[i])
 		}
@@ -191,7 +206,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has "+b.reason, func(ctx SpecContext) {
+		It("has "+b.reason+" of "+string(b.finding().Certificate), func(ctx SpecContext) {
 			s.expectFinding(ctx, b.pool(), b.finding())
 		}, SpecTimeout(soon))
 	}
@@ -204,10 +219,23 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has nothing to say once "+b.reason+" is repaired", func(ctx SpecContext) {
+		It("has nothing to say once "+b.reason+" of "+string(b.finding().Certificate)+" is repaired", func(ctx SpecContext) {
 			s.expectPeace(ctx, b.pool())
 		}, SpecTimeout(soon))
 	}
+
+	It("has what follows when machines are off while their client certificates run out, and their recovery",
+		func(ctx SpecContext) {
+			for i := range stopped {
+				s.expectFinding(ctx, stopped[i].pool(), stopped[i].finding())
+			}
+			for i := range stopped {
+				stopped[i].repair(ctx, s, s.fleet.Kubelet(stopped[i].node()))
+			}
+			for i := range stopped {
+				s.expectPeace(ctx, stopped[i].pool())
+			}
+		}, SpecTimeout(3*time.Minute))
 
 	It("has what follows when the controller manager is stopped, and its recovery", func(ctx SpecContext) {
 		Expect(s.cluster.StopControllerManager()).To(Succeed())
@@ -294,6 +322,10 @@ func (s *stage) start(ctx context.Context, b *breakage) {
 	}
 	_, err := s.fleet.Start(ctx, o)
 	Expect(err).NotTo(HaveOccurred())
+	if b.peer {
+		_, err := s.fleet.Start(ctx, kubelet.Options{Name: b.pool() + "-1", Heartbeat: kubelet.NoHeartbeat, Labels: o.Labels})
+		Expect(err).NotTo(HaveOccurred())
+	}
 	policy := policyFor(b.pool())
 	nodesOnly(&policy.Spec)
 	if b.policy != nil {
@@ -420,19 +452,27 @@ func addressUnnoticed(ctx context.Context, s *stage, k *kubelet.Kubelet) {
 // request asks, as the node, for a serving certificate, for the usage. Its name is to sort after those of the kubelet's own.
 func request(name string, usage certificatesv1.KeyUsage) step {
 	return func(ctx context.Context, s *stage, k *kubelet.Kubelet) {
-		user := "system:node:" + k.Name()
-		config, err := s.cluster.UserConfig(user, "system:nodes")
-		Expect(err).NotTo(HaveOccurred())
-		node, err := client.New(config, client.Options{Scheme: controllers.NewScheme()})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(node.Create(ctx, &certificatesv1.CertificateSigningRequest{
+		Expect(s.as(k.Name()).Create(ctx, &certificatesv1.CertificateSigningRequest{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: certificatesv1.CertificateSigningRequestSpec{
-				SignerName: certificatesv1.KubeletServingSignerName, Request: requestPEM(user, k.Addr().Addr()),
+				SignerName: certificatesv1.KubeletServingSignerName, Request: requestPEM(userOf(k.Name()), k.Addr().Addr()),
 				Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage},
 			},
 		})).To(Succeed())
 	}
+}
+
+// userOf is whom a node's kubelet authenticates as.
+func userOf(node string) string { return "system:node:" + node }
+
+// as is a client with the node's permissions.
+func (s *stage) as(node string) client.Client {
+	GinkgoHelper()
+	config, err := s.cluster.UserConfig(userOf(node), "system:nodes")
+	Expect(err).NotTo(HaveOccurred())
+	c, err := client.New(config, client.Options{Scheme: controllers.NewScheme()})
+	Expect(err).NotTo(HaveOccurred())
+	return c
 }
 
 // requestPEM is a request that follows the rules for kubelet serving certificates.
