@@ -22,7 +22,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -230,64 +229,6 @@ var _ = Describe("CertificatePolicy", func() {
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "Unknown NotObserved")
 	})
 
-	Describe("to kstatus", func() {
-		It("is InProgress until it is seen, and while the Cluster CA cannot be read", func(ctx SpecContext) {
-			now := time.Now()
-			observe(ctx, createNode(ctx, "kstatus", "kstatus-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
-			p := createPolicy(ctx, ignoreControlPlane(newPoolPolicy("kstatus")))
-			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.InProgressStatus))
-			startController()
-			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
-			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.CurrentStatus))
-
-			var bundle corev1.ConfigMap
-			Expect(k8s.Get(ctx, rootCA, &bundle)).To(Succeed())
-			Expect(k8s.Delete(ctx, &bundle)).To(Succeed())
-			restore := func(ctx context.Context) error {
-				return client.IgnoreAlreadyExists(k8s.Create(ctx, &corev1.ConfigMap{
-					ObjectMeta: metav1.ObjectMeta{Namespace: rootCA.Namespace, Name: rootCA.Name}, Data: bundle.Data,
-				}))
-			}
-			DeferCleanup(func(ctx SpecContext) error { return restore(ctx) })
-			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "False TrustBundleUnavailable")
-			got := current(ctx, Default, p.Name)
-			Expect(conditions(got)).To(And(
-				HaveKeyWithValue(v1alpha1.ConditionReconciling, "True TrustBundleUnavailable"),
-				HaveKeyWithValue(v1alpha1.ConditionCertificatesCurrent, "True AsExpected")))
-			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.InProgressStatus))
-
-			Expect(restore(ctx)).To(Succeed())
-			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
-			Expect(conditions(current(ctx, Default, p.Name))).NotTo(HaveKey(v1alpha1.ConditionReconciling))
-			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.CurrentStatus))
-		})
-
-		It("is Failed when its spec, stored before a rule existed, cannot be evaluated", func(ctx SpecContext) {
-			restore := withoutSelectorRules(ctx)
-			p := newPoolPolicy("stalled")
-			p.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{"not a label key": "x"}
-			Eventually(func() error { return k8s.Create(ctx, p) }).Should(Succeed())
-			DeferCleanup(func(ctx SpecContext) error { return k8s.Delete(ctx, p) })
-			restore(ctx)
-			startController()
-			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionStalled, "True InvalidSpec")
-			got := current(ctx, Default, p.Name)
-			Expect(conditions(got)).To(And(
-				HaveKeyWithValue(v1alpha1.ConditionReady, "False InvalidSpec"),
-				HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown NotEvaluated")))
-			Expect(kstatusNow(ctx, Default, p.Name)).To(Equal(status.FailedStatus))
-			Eventually(func(g Gomega) {
-				g.Expect(eventsAbout(ctx, g, p.UID)).To(ConsistOf(
-					And(HaveField("Reason", v1alpha1.ReasonInvalidSpec), HaveField("Note", ContainSubstring("spec.nodes.selector")))))
-			}).Should(Succeed())
-
-			got.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{poolLabel: "stalled"}
-			Expect(k8s.Update(ctx, got)).To(Succeed())
-			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
-			Expect(conditions(current(ctx, Default, p.Name))).NotTo(HaveKey(v1alpha1.ConditionStalled))
-		})
-	})
-
 	It("coalesces a burst of a thousand nodes", func(ctx SpecContext) {
 		const nodes = 1000
 		now := time.Now()
@@ -394,28 +335,4 @@ func writes(ctx context.Context) float64 {
 		total += value
 	}
 	return total
-}
-
-// withoutSelectorRules makes the API server accept any label selector, as if no rule existed yet, and returns how to get
-// the rules back.
-func withoutSelectorRules(ctx context.Context) (restore func(context.Context)) {
-	GinkgoHelper()
-	key := client.ObjectKey{Name: "certificatepolicies.notafter.dev"}
-	var crd apiextensionsv1.CustomResourceDefinition
-	Expect(k8s.Get(ctx, key, &crd)).To(Succeed())
-	original := crd.DeepCopy()
-	schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
-	spec := schema.Properties["spec"]
-	nodes := spec.Properties["nodes"]
-	selector := nodes.Properties["selector"]
-	labels := selector.Properties["matchLabels"]
-	labels.XValidations = nil
-	selector.Properties["matchLabels"] = labels
-	Expect(k8s.Update(ctx, &crd)).To(Succeed())
-	return func(ctx context.Context) {
-		GinkgoHelper()
-		Expect(k8s.Get(ctx, key, &crd)).To(Succeed())
-		crd.Spec = original.Spec
-		Expect(k8s.Update(ctx, &crd)).To(Succeed())
-	}
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -21,7 +20,6 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -306,16 +304,6 @@ func eventuallyCondition(ctx context.Context, name, conditionType, want string) 
 	Eventually(func(g Gomega) {
 		g.Expect(conditions(current(ctx, g, name))).To(HaveKeyWithValue(conditionType, want))
 	}).Should(Succeed())
-}
-
-// kstatusNow is what kstatus makes of the policy in the API server.
-func kstatusNow(ctx context.Context, g Gomega, name string) status.Status {
-	object := &unstructured.Unstructured{}
-	object.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("CertificatePolicy"))
-	g.Expect(k8s.Get(ctx, client.ObjectKey{Name: name}, object)).To(Succeed())
-	result, err := status.Compute(object)
-	g.Expect(err).NotTo(HaveOccurred())
-	return result.Status
 }
 
 // eventsAbout are the Events regarding the object.
