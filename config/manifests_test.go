@@ -23,6 +23,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -245,7 +246,25 @@ func TestDeployment(t *testing.T) {
 		if container.Resources.Requests.Cpu().IsZero() || container.Resources.Limits.Memory().IsZero() {
 			t.Errorf("container %s has no CPU request or memory limit", container.Name)
 		}
+		checkMemoryLimit(t, &container)
 	}
+}
+
+// checkMemoryLimit checks that Go's runtime is told the container's memory limit: in bytes, which a divisor would change.
+func checkMemoryLimit(t *testing.T, container *corev1.Container) {
+	t.Helper()
+	for _, variable := range container.Env {
+		if variable.Name != "GOMEMLIMIT" {
+			continue
+		}
+		from := variable.ValueFrom
+		if from == nil || from.ResourceFieldRef == nil || from.ResourceFieldRef.Resource != "limits.memory" ||
+			!from.ResourceFieldRef.Divisor.IsZero() {
+			t.Errorf("container %s: GOMEMLIMIT is not the memory limit in bytes", container.Name)
+		}
+		return
+	}
+	t.Errorf("container %s does not know its memory limit: set GOMEMLIMIT", container.Name)
 }
 
 // What is shipped works as it is: everything is accepted, without a warning, and the manager may do what it needs and no more.
@@ -323,6 +342,7 @@ func TestOnAnAPIServer(t *testing.T) {
 			t.Errorf("the manager may not list Secrets after it was granted that: %v", err)
 		}
 	})
+	t.Run("components", func(t *testing.T) { testComponents(t, reviews, kubectl) })
 	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
 }
 
