@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -200,7 +200,7 @@ func (r *reconciler) announce(
 	case stalled && !m.stalled:
 		m.stalled = true
 		r.recorder.Eventf(p, nil, corev1.EventTypeWarning, v1alpha1.ReasonInvalidSpec, actionEvaluate,
-			"%s", clip(e.invalid.Error()))
+			"%s", text.Phrase(e.invalid.Error(), maxNote))
 	case !stalled && m.stalled:
 		m.stalled = false
 		r.recorder.Eventf(p, nil, corev1.EventTypeNormal, v1alpha1.ReasonEvaluated, actionEvaluate,
@@ -214,7 +214,7 @@ func (r *reconciler) announce(
 	}
 	if due := m.suppressed.due(); !due.IsZero() && !e.now.Before(due) {
 		r.recorder.Eventf(p, nil, m.suppressed.eventType(), v1alpha1.ReasonFindingsSuppressed, actionSumUp,
-			"%s", clip(m.suppressed.note()))
+			"%s", text.Phrase(m.suppressed.note(), maxNote))
 		m.suppressed = suppression{}
 	}
 }
@@ -231,9 +231,9 @@ func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *ev
 		m.suppressed.add(e.now, t)
 		return
 	}
-	r.recorder.Eventf(p, related, t.eventType, t.eventReason, t.action, "%s", clip(t.note))
+	r.recorder.Eventf(p, related, t.eventType, t.eventReason, t.action, "%s", text.Phrase(t.note, maxNote))
 	if node != nil {
-		r.recorder.Eventf(node, p, t.eventType, t.eventReason, t.action, "%s", clip(t.nodeNote))
+		r.recorder.Eventf(node, p, t.eventType, t.eventReason, t.action, "%s", text.Phrase(t.nodeNote, maxNote))
 	}
 }
 
@@ -288,19 +288,6 @@ func (s *suppression) note() string {
 	}
 	return "Without an Event of their own, because too many changed at once: " + strings.Join(parts, "; ") +
 		". See the policy's status, and the metric notafter_findings."
-}
-
-// clip cuts a note to what an Event has room for.
-func clip(note string) string {
-	const ellipsis = "…"
-	if len(note) <= maxNote {
-		return note
-	}
-	end := maxNote - len(ellipsis)
-	for !utf8.RuneStart(note[end]) {
-		end--
-	}
-	return note[:end] + ellipsis
 }
 
 // namespacedName splits the name of a subject that has a namespace.

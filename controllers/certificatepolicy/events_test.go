@@ -278,17 +278,3 @@ func TestEventsOfOneEvaluationDifferInMoreThanTheNote(t *testing.T) {
 		}
 	}
 }
-
-func TestClip(t *testing.T) {
-	for name, note := range map[string]string{
-		"ASCII": strings.Repeat("x", 2000), "multi-byte": strings.Repeat("é", 600), "three bytes": "x" + strings.Repeat("…", 400),
-	} {
-		got := clip(note)
-		if len(got) > maxNote || !strings.HasSuffix(got, "…") || strings.ToValidUTF8(got, "?") != got {
-			t.Errorf("%s: clipped to %d bytes: %q", name, len(got), got[len(got)-8:])
-		}
-	}
-	if got := clip("short"); got != "short" {
-		t.Errorf("short note clipped to %q", got)
-	}
-}

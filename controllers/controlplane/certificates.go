@@ -12,13 +12,12 @@ import (
 	"crypto/x509"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki"
 	"github.com/notafter/notafter/controllers/internal/policy"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // Limits of the API, in runes.
@@ -37,7 +36,7 @@ var (
 func described(purpose v1alpha1.CertificatePurpose, source string, cert *x509.Certificate) policy.Certificate {
 	return policy.Certificate{
 		Purpose: purpose, Source: source,
-		Subject: bounded(cert.Subject.String(), maxName), Issuer: bounded(cert.Issuer.String(), maxName),
+		Subject: text.Field(cert.Subject.String(), maxName), Issuer: text.Field(cert.Issuer.String(), maxName),
 		SerialNumber: pki.SerialNumber(cert), SHA256: pki.Fingerprint(cert),
 		NotBefore: boundedTime(cert.NotBefore), NotAfter: boundedTime(cert.NotAfter),
 	}
@@ -207,22 +206,6 @@ func boundedTime(t time.Time) time.Time {
 		t = latest
 	}
 	return t.UTC().Truncate(time.Second)
-}
-
-// bounded makes text that others wrote printable, valid and at most limit runes long.
-func bounded(text string, limit int) string {
-	// A rune has at most four bytes, so this loses nothing, and an endless name costs nothing.
-	text = text[:min(len(text), 4*limit+4)]
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit-1]) + "…"
-	}
-	return text
 }
 
 var (

@@ -13,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -98,7 +100,7 @@ func keyIDs(data []byte) ([]string, error) {
 	ids := make([]string, 0, len(set.Keys))
 	for _, key := range set.Keys {
 		if key.ID != "" {
-			ids = append(ids, bounded(key.ID, maxKeyID))
+			ids = append(ids, text.Field(key.ID, maxKeyID))
 		}
 	}
 	slices.Sort(ids)

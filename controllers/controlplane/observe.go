@@ -19,6 +19,7 @@ import (
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/pki"
 	"github.com/notafter/notafter/controllers/internal/policy"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // observation is one run of observing: what is demanded, and what was found so far.
@@ -133,7 +134,7 @@ func (o *observation) apiServers(servers *apiServers) {
 					result.Verified = true
 					leaf.IssuerNotAfter = issuerNotAfter(o.trusted, e.chain)
 				} else if e.result.Outcome == v1alpha1.ProbeCertificatePresented {
-					result.Message = bounded(err.Error(), maxMessage)
+					result.Message = text.Field(err.Error(), maxMessage)
 				}
 			}
 			o.found.Certificates = append(o.found.Certificates, leaf)
@@ -178,11 +179,11 @@ const conditionAvailable = "Available"
 func unavailable(service *apiService) string {
 	for _, condition := range service.Status.Conditions {
 		if condition.Type == conditionAvailable && condition.Status == "False" {
-			text := cmp.Or(condition.Reason, "Unknown")
+			said := cmp.Or(condition.Reason, "Unknown")
 			if condition.Message != "" {
-				text += ": " + condition.Message
+				said += ": " + condition.Message
 			}
-			return bounded(steady(text), maxMessage)
+			return text.Field(steady(said), maxMessage)
 		}
 	}
 	return ""
@@ -250,7 +251,7 @@ func (o *observation) bundle(b policy.Bundle, data []byte) {
 	}
 	certs, err := pki.ParseCertificates(data)
 	if err != nil {
-		b.Malformed = bounded(err.Error(), maxMessage)
+		b.Malformed = text.Field(err.Error(), maxMessage)
 	} else {
 		b.Certificates = describedBundle(b.Purpose, b.Name, certs)
 		b.Stale = o.cas.stale(certs)
@@ -304,7 +305,7 @@ func (o *observation) denial(permission, source string, err error, purposes ...v
 		concerns = []string{v1alpha1.ConditionTrustBundlesHealthy}
 	}
 	o.denied[permission] = policy.Denial{
-		Permission: permission, Source: source, Message: bounded(steady(err.Error()), maxMessage),
+		Permission: permission, Source: source, Message: text.Field(steady(err.Error()), maxMessage),
 		Concerns: concerns, Purposes: purposes,
 	}
 }
@@ -313,7 +314,7 @@ func (o *observation) unreadable(purpose v1alpha1.CertificatePurpose, source str
 	found := policy.Unreadable{Purpose: purpose, Source: source}
 	// What is only not read yet has no message.
 	if !errors.Is(err, optional.ErrNotSynced) {
-		found.Message = bounded(steady(err.Error()), maxMessage)
+		found.Message = text.Field(steady(err.Error()), maxMessage)
 	}
 	o.found.Unreadable = append(o.found.Unreadable, found)
 }

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // defaultKubeletPort is where a kubelet serves that does not say so.
@@ -34,7 +36,7 @@ func kubeletAddress(node *corev1.Node) (netip.AddrPort, error) {
 			if err == nil {
 				return netip.AddrPortFrom(address, uint16(port)), nil
 			}
-			reason = fmt.Errorf("status.addresses of the Node: %s %q %w", kind, bounded(candidate.Address, 64), err)
+			reason = fmt.Errorf("status.addresses of the Node: %s %q %w", kind, text.Field(candidate.Address, 64), err)
 		}
 	}
 	return netip.AddrPort{}, reason

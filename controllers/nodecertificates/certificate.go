@@ -5,14 +5,13 @@ package nodecertificates
 
 import (
 	"crypto/x509"
-	"strings"
 	"time"
-	"unicode"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // Limits of the API, in runes and items.
@@ -38,15 +37,15 @@ func certificateStatus(
 	status := v1alpha1.CertificateStatus{
 		Purpose:      purpose,
 		Source:       source,
-		Subject:      bounded(cert.Subject.String(), maxName),
-		Issuer:       bounded(cert.Issuer.String(), maxName),
+		Subject:      text.Field(cert.Subject.String(), maxName),
+		Issuer:       text.Field(cert.Issuer.String(), maxName),
 		SerialNumber: pki.SerialNumber(cert),
 		SHA256:       pki.Fingerprint(cert),
 		NotBefore:    boundedTime(cert.NotBefore),
 		NotAfter:     boundedTime(cert.NotAfter),
 	}
 	for _, name := range cert.DNSNames[:min(len(cert.DNSNames), maxAlternativeNames)] {
-		status.DNSNames = append(status.DNSNames, bounded(name, maxAlternativeName))
+		status.DNSNames = append(status.DNSNames, text.Field(name, maxAlternativeName))
 	}
 	for _, address := range cert.IPAddresses[:min(len(cert.IPAddresses), maxAlternativeNames)] {
 		status.IPAddresses = append(status.IPAddresses, address.String())
@@ -67,20 +66,4 @@ func boundedTime(t time.Time) metav1.Time {
 // seconds is the time as the API keeps it: in whole seconds. A more exact time would differ from what is read back.
 func seconds(t time.Time) metav1.Time {
 	return metav1.NewTime(t.UTC().Truncate(time.Second))
-}
-
-// bounded makes a text from a node printable, valid and at most limit runes long.
-func bounded(text string, limit int) string {
-	// A rune has at most four bytes, so this loses nothing, and an endless name costs nothing.
-	text = text[:min(len(text), 4*limit+4)]
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit-1]) + "…"
-	}
-	return text
 }

@@ -93,19 +93,3 @@ func TestBoundedTime(t *testing.T) {
 		}
 	}
 }
-
-func FuzzBounded(f *testing.F) {
-	f.Add("plain", 5)
-	f.Add("\x1b[31m\xff\x00\u202e漢", 3)
-	f.Add(strings.Repeat("é", 300), 256)
-	f.Fuzz(func(t *testing.T, text string, limit int) {
-		limit = 1 + (limit%1024+1024)%1024
-		got := bounded(text, limit)
-		if !utf8.ValidString(got) || utf8.RuneCountInString(got) > limit || bounded(got, limit) != got {
-			t.Errorf("bounded(%q, %d) = %q", text, limit, got)
-		}
-		if text != "" && got == "" {
-			t.Errorf("bounded(%q, %d) is empty", text, limit)
-		}
-	})
-}

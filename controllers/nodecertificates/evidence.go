@@ -16,6 +16,7 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/pki"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // evidence is what the latest probe of a node showed, judged against the trust bundle of that moment.
@@ -57,7 +58,7 @@ func newEvidence(result tlsprobe.Result, address netip.AddrPort, trust trusted, 
 			Mode:    v1alpha1.ServingModeUnknown,
 			Outcome: result.Outcome,
 			Address: address.String(),
-			Message: bounded(result.Message, maxMessage),
+			Message: text.Field(result.Message, maxMessage),
 		},
 		trust: trust.fingerprint(),
 	}
@@ -71,7 +72,7 @@ func newEvidence(result tlsprobe.Result, address netip.AddrPort, trust trusted, 
 			found.serving.NameMatch = v1alpha1.NameMatches
 		}
 		mode, message := servingMode(result.Chain, trust, now)
-		found.serving.Mode, found.serving.Message = mode, bounded(message, maxMessage)
+		found.serving.Mode, found.serving.Message = mode, text.Field(message, maxMessage)
 		status := certificateStatus(v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake, leaf)
 		found.certificate = &status
 	}
@@ -83,7 +84,7 @@ func noAddress(why error) *evidence {
 	return &evidence{serving: v1alpha1.ServingStatus{
 		Mode:    v1alpha1.ServingModeUnknown,
 		Outcome: v1alpha1.ProbeNoAddress,
-		Message: bounded(why.Error(), maxMessage),
+		Message: text.Field(why.Error(), maxMessage),
 	}}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/pki"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -60,7 +61,7 @@ type answers struct {
 
 // settled are answers without asking.
 func settled(outcome v1alpha1.KubeletOutcome, message string) *answers {
-	return &answers{outcome: outcome, message: bounded(message, maxMessage)}
+	return &answers{outcome: outcome, message: text.Field(message, maxMessage)}
 }
 
 // asked says that the kubelet was asked, at this address.
@@ -83,7 +84,7 @@ func (a *answers) sameFacts(other *answers) bool {
 // can be the same certificate's.
 func newAnswers(result kubelet.Result, address netip.AddrPort, previous *answers) *answers {
 	a := &answers{
-		outcome: result.Outcome, message: bounded(result.Message, maxMessage), address: address, config: result.Config,
+		outcome: result.Outcome, message: text.Field(result.Message, maxMessage), address: address, config: result.Config,
 	}
 	if previous != nil {
 		a.at = previous.at
@@ -254,7 +255,7 @@ func (f facts) kubelet(certificates []v1alpha1.CertificateStatus) *v1alpha1.Kube
 	if config := f.answers.config; config != nil {
 		status.ClientRotation = setting(config.RotateCertificates)
 		status.ServingBootstrap = setting(config.ServerTLSBootstrap)
-		status.TLSCertFile = bounded(config.TLSCertFile, maxFileName)
+		status.TLSCertFile = text.Field(config.TLSCertFile, maxFileName)
 	}
 	if f.answers.measured {
 		f.measure(status, certificate(certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake))

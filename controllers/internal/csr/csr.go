@@ -22,6 +22,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -51,11 +52,11 @@ func Parse(pemData []byte) (*x509.CertificateRequest, error) {
 		return nil, errors.New("spec.request holds no PEM block")
 	}
 	if block.Type != requestBlock {
-		return nil, fmt.Errorf("spec.request holds a PEM block of type %s, want %s", quote(block.Type), requestBlock)
+		return nil, fmt.Errorf("spec.request holds a PEM block of type %s, want %s", quoted(block.Type), requestBlock)
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("spec.request is not a PKCS #10 certificate request: %s", bound(err.Error(), maxCause))
+		return nil, fmt.Errorf("spec.request is not a PKCS #10 certificate request: %s", text.Field(err.Error(), maxCause))
 	}
 	return request, nil
 }
@@ -186,7 +187,7 @@ func Refusal(req *certificatesv1.CertificateSigningRequest) (reason, message str
 		return "", ""
 	}
 	made := decision(req)
-	return bound(made.Reason, maxReason), bound(made.Message, maxMessage)
+	return text.Field(made.Reason, maxReason), text.Field(made.Message, maxMessage)
 }
 
 func refused(stage v1alpha1.SigningStage) bool {
@@ -209,7 +210,7 @@ func Issued(req *certificatesv1.CertificateSigningRequest) (*x509.Certificate, e
 	}
 	certs, err := pki.ParseCertificates(data)
 	if err != nil {
-		return nil, fmt.Errorf("CertificateSigningRequest %s: status.certificate: %w", quote(req.Name), err)
+		return nil, fmt.Errorf("CertificateSigningRequest %s: status.certificate: %w", quoted(req.Name), err)
 	}
 	return certs[0], nil
 }

@@ -243,6 +243,10 @@ func TestStageAndDecision(t *testing.T) {
 				Reason: strings.Repeat("é", 127) + "…", Message: "\uFFFD" + strings.Repeat("é", 511),
 			},
 		},
+		"a message for the terminal": {
+			request("csr", 1).Condition(certificatesv1.CertificateDenied, 5, "No", "\x1b[2Jall\nis \u202ewell"),
+			result{Stage: v1alpha1.StageDenied, Decided: at(5), Reason: "No", Message: "\uFFFD[2Jall is \uFFFDwell"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := tc.req.Obj()

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // nodesGroup is the organization of every kubelet's certificate.
@@ -40,12 +41,12 @@ func Malformed(req *certificatesv1.CertificateSigningRequest) string {
 	}
 	request, err := Parse(req.Spec.Request)
 	if err != nil {
-		return bound(err.Error(), maxMessage)
+		return text.Field(err.Error(), maxMessage)
 	}
 	problems := subject(req.Spec.Username, request)
 	problems = append(problems, names(request)...)
 	problems = append(problems, usages(req.Spec.Usages, usage)...)
-	return bound(strings.Join(problems, "; "), maxMessage)
+	return text.Field(strings.Join(problems, "; "), maxMessage)
 }
 
 func subject(username string, request *x509.CertificateRequest) []string {
@@ -57,11 +58,11 @@ func subject(username string, request *x509.CertificateRequest) []string {
 	name := request.Subject.CommonName
 	if !strings.HasPrefix(name, nodeUserPrefix) {
 		problems = append(problems,
-			fmt.Sprintf("subject common name is %s, want %s<node name>", quote(name), nodeUserPrefix))
+			fmt.Sprintf("subject common name is %s, want %s<node name>", quoted(name), nodeUserPrefix))
 	}
 	if strings.HasPrefix(username, nodeUserPrefix) && username != name {
 		problems = append(problems, fmt.Sprintf("subject common name is %s, but %s asks for it: a node may ask for itself only",
-			quote(name), quote(username)))
+			quoted(name), quoted(username)))
 	}
 	return problems
 }
@@ -114,12 +115,12 @@ func list(texts []string) string {
 	if len(texts) == 0 {
 		return "empty"
 	}
-	var quoted []string
-	for _, text := range texts[:min(len(texts), most)] {
-		quoted = append(quoted, quote(text))
+	var named []string
+	for _, each := range texts[:min(len(texts), most)] {
+		named = append(named, quoted(each))
 	}
 	if len(texts) > most {
-		quoted = append(quoted, fmt.Sprintf("and %d more", len(texts)-most))
+		named = append(named, fmt.Sprintf("and %d more", len(texts)-most))
 	}
-	return strings.Join(quoted, ", ")
+	return strings.Join(named, ", ")
 }

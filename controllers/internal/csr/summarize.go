@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // Summarize is what the requests of one node to one signer amount to. requests are those that still exist; previous
@@ -40,7 +41,7 @@ func Summarize(
 	if result == nil {
 		return nil
 	}
-	result.SignerName = bound(signerName, maxSignerName)
+	result.SignerName = text.Field(signerName, maxSignerName)
 	result.Issued = s.issued()
 	result.Pending, result.PendingSince = s.pending()
 	result.Refusal = s.refusal(result.Issued)
@@ -99,7 +100,7 @@ func (s *summary) newerThanRemembered(req *certificatesv1.CertificateSigningRequ
 // previousOrder is negative when the request last recorded is older than this one, and positive when it is newer.
 func (s *summary) previousOrder(req *certificatesv1.CertificateSigningRequest) int {
 	return cmp.Or(
-		s.previous.Created.Compare(req.CreationTimestamp.Time), cmp.Compare(s.previous.Name, bound(req.Name, maxName)))
+		s.previous.Created.Compare(req.CreationTimestamp.Time), cmp.Compare(s.previous.Name, text.Field(req.Name, maxName)))
 }
 
 // newest describes the newest request, or returns nil when there never was one.
@@ -119,7 +120,7 @@ func (s *summary) newest() *v1alpha1.SigningRequestStatus {
 	}
 	req := s.requests[len(s.requests)-1]
 	result := &v1alpha1.SigningRequestStatus{
-		Name: bound(req.Name, maxName), Stage: Stage(req), Created: req.CreationTimestamp,
+		Name: text.Field(req.Name, maxName), Stage: Stage(req), Created: req.CreationTimestamp,
 	}
 	if decided := Decided(req); !decided.IsZero() {
 		result.Decided = new(metav1.NewTime(decided))
@@ -141,7 +142,7 @@ func (s *summary) previousIsNewest() bool {
 // isPrevious says whether a request is the one last recorded. The name alone does not tell: a kubelet that bootstraps
 // anew with the same key asks under the same name.
 func (s *summary) isPrevious(req *certificatesv1.CertificateSigningRequest) bool {
-	return bound(req.Name, maxName) == s.previous.Name && req.CreationTimestamp.Equal(&s.previous.Created)
+	return text.Field(req.Name, maxName) == s.previous.Name && req.CreationTimestamp.Equal(&s.previous.Created)
 }
 
 // issued is when the newest issued request was first seen to be.
@@ -216,7 +217,7 @@ func (s *summary) refusal(issued *metav1.Time) *v1alpha1.SigningRefusal {
 		}
 		reason, message := Refusal(req)
 		result = &v1alpha1.SigningRefusal{
-			Name: bound(req.Name, maxName), Stage: stage, Reason: reason, Message: message, Time: decided,
+			Name: text.Field(req.Name, maxName), Stage: stage, Reason: reason, Message: message, Time: decided,
 		}
 	}
 	return result

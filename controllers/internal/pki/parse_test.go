@@ -67,7 +67,7 @@ func TestParseCertificates(t *testing.T) {
 		},
 		"a type without end": {
 			pem: block(strings.Repeat("X", 4096), nil, nil),
-			err: `PEM block 1 has the type "` + strings.Repeat("X", 128) + `"…, want CERTIFICATE`,
+			err: `PEM block 1 has the type "` + strings.Repeat("X", 127) + `…", want CERTIFICATE`,
 		},
 		"as many as are read": {
 			pem: strings.Repeat(onePEM, pki.MaxCertificates), want: slices.Repeat([]string{"one"}, pki.MaxCertificates),

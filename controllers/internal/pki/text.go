@@ -5,8 +5,8 @@ package pki
 
 import (
 	"crypto/x509/pkix"
-	"strconv"
-	"strings"
+
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -14,14 +14,8 @@ const (
 	maxCause  = 320
 )
 
-// quote makes text from a certificate fit for a message: printable, on one line, short.
-func quote(text string) string {
-	if len(text) > maxQuoted {
-		// Quoting makes a rune that is cut in two readable as well.
-		return strconv.Quote(text[:maxQuoted]) + "…"
-	}
-	return strconv.Quote(text)
-}
+// quote makes text from a certificate fit for a message.
+func quote(s string) string { return text.Quote(s, maxQuoted) }
 
 // quoteName names a certificate's subject or issuer: by its common name, which people know it by, else in full.
 func quoteName(name pkix.Name) string {
@@ -36,12 +30,6 @@ type boundedError struct{ cause error }
 
 func bound(err error) error { return boundedError{cause: err} }
 
-func (e boundedError) Error() string {
-	text := e.cause.Error()
-	if len(text) <= maxCause {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxCause], "") + "…"
-}
+func (e boundedError) Error() string { return text.Phrase(e.cause.Error(), maxCause) }
 
 func (e boundedError) Unwrap() error { return e.cause }

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -76,14 +77,14 @@ func (e *evaluation) judgeRegistration(r *Request) {
 	first := len(e.found)
 	e.add(v1alpha1.Finding{
 		Reason:      v1alpha1.ReasonNodeNotRegistered,
-		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: printable(r.Name, maxSubject)},
+		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: text.Phrase(r.Name, maxSubject)},
 		Certificate: v1alpha1.PurposeKubeletClient, Since: timestamp(issued),
 		Message: fmt.Sprintf("CertificateSigningRequest %s, filed by %s, got a client certificate for a Node %s at %s, and "+
 			"there is no such Node. The machine runs a kubelet, but takes no Pods, and autoscaling waits for it. Check its "+
 			"kubelet's log for why it does not register: an admission webhook or plugin that refuses the Node, "+
 			"--register-node=false, or a machine that stopped. If the machine is gone on purpose, delete the request, which "+
-			"Kubernetes does by itself an hour after it was issued.", printable(r.Name, maxName),
-			printable(r.Requestor, maxWord), printable(r.NodeName, maxName), instant(issued)),
+			"Kubernetes does by itself an hour after it was issued.", text.Phrase(r.Name, maxName),
+			text.Phrase(r.Requestor, maxWord), text.Phrase(r.NodeName, maxName), instant(issued)),
 	})
 	e.tally.addOther(requestGroup, e.found[first:])
 }
@@ -163,7 +164,7 @@ func (e *evaluation) addStranded(subject v1alpha1.Subject, stranded []strandedNo
 	names := make([]string, 0, len(stranded))
 	expired, since := stranded[0].expired, stranded[0].since()
 	for i := range stranded {
-		names = append(names, printable(stranded[i].node.Name, maxWord))
+		names = append(names, text.Phrase(stranded[i].node.Name, maxWord))
 		expired, since = earlier(expired, stranded[i].expired), earlier(since, stranded[i].since())
 	}
 	more := ""
@@ -175,7 +176,7 @@ func (e *evaluation) addStranded(subject v1alpha1.Subject, stranded []strandedNo
 	which := fmt.Sprintf("Node %s is not ready, and its client certificate has expired", names[0])
 	if subject.Kind == v1alpha1.SubjectNodePool {
 		which = fmt.Sprintf("%d of %s of node pool %s (%s) %s not ready, with client certificates that have expired: %s%s",
-			len(stranded), count(size, "selected node"), printable(subject.Name, maxWord), label,
+			len(stranded), count(size, "selected node"), text.Phrase(subject.Name, maxWord), label,
 			agree(len(stranded), "is", "are"), strings.Join(names, ", "), more)
 	}
 	first := len(e.found)
@@ -209,7 +210,7 @@ func (e *evaluation) judgeTokens(tokens []Token) {
 		switch {
 		case t.Malformed != "":
 			e.addToken(t, v1alpha1.SeverityViolation, fmt.Sprintf("has an expiration that is no RFC 3339 time (%q), for which "+
-				"the API server takes it as expired.", printable(t.Malformed, maxWord)))
+				"the API server takes it as expired.", text.Phrase(t.Malformed, maxWord)))
 		case t.Expires.IsZero():
 		case e.reached(t.Expires):
 			e.addToken(t, v1alpha1.SeverityViolation, fmt.Sprintf("expired at %s.", instant(t.Expires)))
@@ -223,12 +224,12 @@ func (e *evaluation) judgeTokens(tokens []Token) {
 func (e *evaluation) addToken(t *Token, severity v1alpha1.Severity, said string) {
 	finding := v1alpha1.Finding{
 		Reason: v1alpha1.ReasonBootstrapTokenExpired, Severity: severity,
-		Subject:  v1alpha1.Subject{Kind: v1alpha1.SubjectSecret, Name: printable(t.Secret, maxQualified)},
+		Subject:  v1alpha1.Subject{Kind: v1alpha1.SubjectSecret, Name: text.Phrase(t.Secret, maxQualified)},
 		NotAfter: timestamp(t.Expires),
 		Message: fmt.Sprintf("Bootstrap token %s %s Nodes that hold it cannot join with it any more, nor come back once their "+
 			"client certificate ran out. Put a new expiration into the Secret, or make a new token and give it to the nodes and "+
 			"to what makes them (kubeadm token create); delete the Secret of a token that nobody needs.",
-			printable(t.ID, maxWord), said),
+			text.Phrase(t.ID, maxWord), said),
 	}
 	switch {
 	case severity == v1alpha1.SeverityInfo:

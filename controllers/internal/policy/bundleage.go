@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // agedCertificate is a certificate of a bundle, and how old it is.
@@ -154,10 +155,10 @@ func (c *Certificate) title(entry string) string {
 	}
 	var details []string
 	if c.Subject != "" {
-		details = append(details, printable(c.Subject, maxName))
+		details = append(details, text.Phrase(c.Subject, maxName))
 	}
 	if c.SerialNumber != "" {
-		details = append(details, "serial number "+printable(c.SerialNumber, maxWord))
+		details = append(details, "serial number "+text.Phrase(c.SerialNumber, maxWord))
 	}
 	if len(details) > 0 {
 		title += " (" + strings.Join(details, ", ") + ")"
@@ -170,7 +171,7 @@ func ofWebhook(entry string) string {
 	if entry == "" {
 		return ""
 	}
-	return " of webhook " + printable(entry, maxName)
+	return " of webhook " + text.Phrase(entry, maxName)
 }
 
 // more says how many others a finding is about; empty for none.

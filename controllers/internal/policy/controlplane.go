@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // Certificate is one certificate of the control plane or of a trust bundle.
@@ -243,7 +244,7 @@ func sourceSubject(purpose v1alpha1.CertificatePurpose, source string) v1alpha1.
 		v1alpha1.PurposeConversionWebhookCA: v1alpha1.SubjectCustomResourceDefinition,
 	}
 	return v1alpha1.Subject{
-		Kind: cmp.Or(kinds[purpose], v1alpha1.SubjectConfigMap), Name: printable(source, maxQualified),
+		Kind: cmp.Or(kinds[purpose], v1alpha1.SubjectConfigMap), Name: text.Phrase(source, maxQualified),
 	}
 }
 
@@ -252,7 +253,7 @@ func sourceSubject(purpose v1alpha1.CertificatePurpose, source string) v1alpha1.
 func (e *evaluation) judgeEndpoint(p *part) {
 	var why string
 	if p.endpoint.Message != "" {
-		why = ": " + printable(p.endpoint.Message, maxPhrase)
+		why = ": " + text.Phrase(p.endpoint.Message, maxPhrase)
 	}
 	switch {
 	case p.endpoint.Outcome != v1alpha1.ProbeCertificatePresented:
@@ -260,7 +261,7 @@ func (e *evaluation) judgeEndpoint(p *part) {
 			Reason: v1alpha1.ReasonProbeFailed, Subject: p.subject(), Certificate: v1alpha1.PurposeAPIServer,
 			Message: fmt.Sprintf("The API server at %s could not be asked for its serving certificate%s. Whether its "+
 				"certificate is valid is not known. Check that this API server runs, and that network policies and firewalls "+
-				"let the notafter manager reach it.", printable(p.source, maxName), why),
+				"let the notafter manager reach it.", text.Phrase(p.source, maxName), why),
 		})
 	case !p.endpoint.Verified && e.trustError == "":
 		e.add(v1alpha1.Finding{
@@ -268,7 +269,7 @@ func (e *evaluation) judgeEndpoint(p *part) {
 			Message: fmt.Sprintf("The API server at %s serves a certificate that does not verify against the Cluster CA in "+
 				"ConfigMap %s%s. Pods and kubelets that trust the Cluster CA refuse this API server. One of the two was "+
 				"replaced without the other: finish the rotation of the Cluster CA, and restart what still holds the old one; "+
-				"on AKS, run az aks rotate-certs again.", printable(p.source, maxName), printable(e.trustSource, maxName), why),
+				"on AKS, run az aks rotate-certs again.", text.Phrase(p.source, maxName), text.Phrase(e.trustSource, maxName), why),
 		})
 	}
 }
@@ -335,7 +336,7 @@ func (e *evaluation) addUnreadable(subject v1alpha1.Subject, purpose v1alpha1.Ce
 	finding := v1alpha1.Finding{
 		Reason: v1alpha1.ReasonTrustBundleUnavailable, Subject: subject, Certificate: purpose,
 		Message: fmt.Sprintf("%s could not be read: %s. Whether its certificates are valid is not known. Restore it, or set "+
-			"%s to Ignored if this cluster has none.", readable(purpose), printable(message, 2*maxPhrase), fieldOf(purpose)),
+			"%s to Ignored if this cluster has none.", readable(purpose), text.Phrase(message, 2*maxPhrase), fieldOf(purpose)),
 	}
 	if purpose == v1alpha1.PurposeAPIServer {
 		finding.Reason = v1alpha1.ReasonProbeFailed
@@ -354,7 +355,7 @@ func concernsOf(purpose v1alpha1.CertificatePurpose) concern {
 // judgeAbsent reports that what every cluster has was not seen, unless it is said already why.
 func (e *evaluation) judgeAbsent(in *Input, parts []*part) {
 	for _, must := range []v1alpha1.Subject{
-		{Kind: v1alpha1.SubjectConfigMap, Name: printable(e.trustSource, maxQualified)},
+		{Kind: v1alpha1.SubjectConfigMap, Name: text.Phrase(e.trustSource, maxQualified)},
 		{Kind: v1alpha1.SubjectAPIServer, Name: apiServerService},
 	} {
 		purpose := v1alpha1.PurposeClusterCA
@@ -437,9 +438,9 @@ func described(certificates []*Certificate) []v1alpha1.ControlPlaneCertificate {
 	var all []v1alpha1.ControlPlaneCertificate
 	for _, c := range certificates {
 		all = append(all, v1alpha1.ControlPlaneCertificate{
-			Purpose: c.Purpose, Source: printable(c.Source, maxQualified),
-			Subject: printable(c.Subject, maxDistinguished), Issuer: printable(c.Issuer, maxDistinguished),
-			SerialNumber: printable(c.SerialNumber, maxWord), SHA256: c.SHA256,
+			Purpose: c.Purpose, Source: text.Phrase(c.Source, maxQualified),
+			Subject: text.Phrase(c.Subject, maxDistinguished), Issuer: text.Phrase(c.Issuer, maxDistinguished),
+			SerialNumber: text.Phrase(c.SerialNumber, maxWord), SHA256: c.SHA256,
 			NotBefore: metav1.NewTime(c.NotBefore.UTC().Truncate(time.Second)),
 			NotAfter:  metav1.NewTime(c.NotAfter.UTC().Truncate(time.Second)),
 		})

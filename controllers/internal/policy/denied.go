@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // judgeDenied reports evidence that notafter may not read, once for each permission, however much depends on it.
@@ -45,9 +46,9 @@ func (e *evaluation) addDenied(same []Denial) {
 		sources = append(sources, same[i].Source)
 	}
 	reason := cmp.Or(same[0].Reason, v1alpha1.ReasonAccessDenied)
-	permission := printable(same[0].Permission, maxSubject)
-	source := printable(strings.Join(slices.Compact(sources), "; "), maxPhrase)
-	message := printable(same[0].Message, maxPhrase)
+	permission := text.Phrase(same[0].Permission, maxSubject)
+	source := text.Phrase(strings.Join(slices.Compact(sources), "; "), maxPhrase)
+	message := text.Phrase(same[0].Message, maxPhrase)
 	text := fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Grant its ServiceAccount that permission, as the roles "+
 		"in config/rbac do: where it lists, it watches as well. It tries again by itself within a minute.",
 		permission, source, message)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // checkTrust reports a Cluster CA that cannot be read, once and not on every node, if the policy judges who signed the
@@ -30,11 +31,11 @@ func (e *evaluation) checkTrust() {
 	}
 	e.addTo(concerns, v1alpha1.Finding{
 		Reason:      v1alpha1.ReasonTrustBundleUnavailable,
-		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: printable(e.trustSource, maxQualified)},
+		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: text.Phrase(e.trustSource, maxQualified)},
 		Certificate: purpose,
 		Message: fmt.Sprintf("The Cluster CA could not be read: %s. Without it nothing tells whether the kubelets serve "+
 			"certificates of the cluster. Restore the ConfigMap, or let the manager's flags name the one that holds the "+
-			"CA of the kubelets' serving certificates.", printable(e.trustError, 2*maxPhrase)),
+			"CA of the kubelets' serving certificates.", text.Phrase(e.trustError, 2*maxPhrase)),
 	})
 	e.tally.addOther(sourceGroup, e.found)
 }
@@ -100,12 +101,12 @@ func checkProbe(e *evaluation, f *facts) {
 
 // probed is the address and the error of the latest handshake, as the end of a sentence.
 func (f *facts) probed() string {
-	var text string
+	var said string
 	if f.serving.Address != "" {
-		text = " at " + printable(f.serving.Address, maxWord)
+		said = " at " + text.Phrase(f.serving.Address, maxWord)
 	}
 	if f.serving.Message != "" {
-		text += ": " + printable(f.serving.Message, maxPhrase)
+		said += ": " + text.Phrase(f.serving.Message, maxPhrase)
 	}
-	return text
+	return said
 }

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -105,11 +106,11 @@ func (e *evaluation) judgeUnknownClient(f *facts) {
 			"spec.nodes.clientCertificate.rotation to Ignored."
 	case f.self.Outcome == v1alpha1.KubeletAccessDenied:
 		finding.Reason = v1alpha1.ReasonAccessDenied
-		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s.", unknown, printable(f.self.Message, 2*maxPhrase))
+		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s.", unknown, text.Phrase(f.self.Message, 2*maxPhrase))
 	default:
 		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s. Repair that, or, where kubelets have no client "+
 			"certificate or cannot be asked, set spec.nodes.clientCertificate.rotation to Ignored.", unknown,
-			printable(f.self.Message, 2*maxPhrase))
+			text.Phrase(f.self.Message, 2*maxPhrase))
 	}
 	if f.self != nil {
 		finding.Since = timestamp(f.self.Since.Time)
@@ -137,7 +138,7 @@ func checkKubeletSettings(e *evaluation, f *facts) {
 	}
 	var static string
 	if f.self.TLSCertFile != "" {
-		static = fmt.Sprintf(" and serves the static certificate in %s", printable(f.self.TLSCertFile, maxPhrase))
+		static = fmt.Sprintf(" and serves the static certificate in %s", text.Phrase(f.self.TLSCertFile, maxPhrase))
 	}
 	e.add(v1alpha1.Finding{
 		Reason: v1alpha1.ReasonServerTLSBootstrapDisabled, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,

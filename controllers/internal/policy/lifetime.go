@@ -11,6 +11,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // age says where in its life a certificate is.
@@ -166,7 +167,7 @@ func numbered(certificate *v1alpha1.CertificateStatus) string {
 	if certificate.SerialNumber == "" {
 		return ""
 	}
-	return " (serial number " + printable(certificate.SerialNumber, maxWord) + ")"
+	return " (serial number " + text.Phrase(certificate.SerialNumber, maxWord) + ")"
 }
 
 // due says that the certificate is due, who renews it, and what comes next.

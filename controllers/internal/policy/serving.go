@@ -12,6 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // withoutServing is what a node without a valid serving certificate costs.
@@ -77,7 +78,7 @@ func (f *facts) kubelet() string {
 	if f.serving.Address == "" {
 		return "The kubelet"
 	}
-	return "The kubelet at " + printable(f.serving.Address, maxWord)
+	return "The kubelet at " + text.Phrase(f.serving.Address, maxWord)
 }
 
 // missingFix says how the kubelet comes by a serving certificate, given how far its signing request has come.
@@ -86,7 +87,7 @@ func (f *facts) missingFix() string {
 	if request == nil {
 		return "No signing request of it is known: check serverTLSBootstrap, tlsCertFile and the kubelet's log."
 	}
-	name := printable(request.Name, maxName)
+	name := text.Phrase(request.Name, maxName)
 	switch request.Stage {
 	case v1alpha1.StagePending:
 		return fmt.Sprintf("Its signing request %s waits for approval: repair the approver of kubelet serving certificates, or "+
@@ -116,7 +117,7 @@ func (e *evaluation) judgeSigner(f *facts) {
 		finding.NotAfter = timestamp(f.served.NotAfter.Time)
 	}
 	if f.served != nil && f.served.Issuer != "" {
-		issuer = fmt.Sprintf(", issuer %q", printable(f.served.Issuer, maxPhrase/2))
+		issuer = fmt.Sprintf(", issuer %q", text.Phrase(f.served.Issuer, maxPhrase/2))
 	}
 	if mode == v1alpha1.ServingModeSelfSigned {
 		finding.Reason = v1alpha1.ReasonServingCertificateSelfSigned
@@ -129,7 +130,7 @@ func (e *evaluation) judgeSigner(f *facts) {
 	}
 	var why string
 	if f.serving.Message != "" {
-		why = " (" + printable(f.serving.Message, maxPhrase) + ")"
+		why = " (" + text.Phrase(f.serving.Message, maxPhrase) + ")"
 	}
 	finding.Reason = v1alpha1.ReasonServingCertificateUntrusted
 	finding.Message = fmt.Sprintf("%s serves a certificate that the Cluster CA did not sign%s%s. Clients that "+
@@ -202,7 +203,7 @@ func listed(names []string) string {
 	if len(names) == 0 {
 		return "nothing"
 	}
-	return printable(strings.Join(names, ", "), maxPhrase)
+	return text.Phrase(strings.Join(names, ", "), maxPhrase)
 }
 
 // checkServingRequest reports a kubelet without a serving certificate that never asked for one. A kubelet asks only once
@@ -246,7 +247,7 @@ func checkServedIsIssued(e *evaluation, f *facts) {
 		Message: fmt.Sprintf("%s still serves an older certificate%s than the one%s issued at %s to CertificateSigningRequest "+
 			"%s. When the older one expires, at %s, %s. Check the kubelet's log; restarting the kubelet makes it load its newest "+
 			"certificate.", f.kubelet(), numbered(f.served), numbered(f.issued), instant(request.Issued.Time),
-			printable(request.Name, maxName), instant(f.served.NotAfter.Time), withoutServing),
+			text.Phrase(request.Name, maxName), instant(f.served.NotAfter.Time), withoutServing),
 	})
 }
 
@@ -302,7 +303,7 @@ func checkServingLabel(e *evaluation, f *facts) {
 		"enabled.", label.Key, label.Value)
 	if ok {
 		evidence = fmt.Sprintf("The label %s of the node is %q and not %q, by which the platform says that serving certificate "+
-			"rotation is enabled.", label.Key, printable(value, maxWord), label.Value)
+			"rotation is enabled.", label.Key, text.Phrase(value, maxWord), label.Value)
 	}
 	e.add(v1alpha1.Finding{
 		Reason: v1alpha1.ReasonServingLabelMissing, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
@@ -312,7 +313,7 @@ func checkServingLabel(e *evaluation, f *facts) {
 
 // labelCause is the likely cause of a missing label, and the fix.
 func (r *rules) labelCause(f *facts) string {
-	kubelet, image := printable(f.node.KubeletVersion, maxWord), printable(f.node.NodeImageVersion, maxWord)
+	kubelet, image := text.Phrase(f.node.KubeletVersion, maxWord), text.Phrase(f.node.NodeImageVersion, maxWord)
 	if r.minimumKubelet != "" && compareKubelet(f.node.KubeletVersion, r.minimumKubelet) == tooOld {
 		return fmt.Sprintf("Likely cause: kubelet %s is older than %s. Upgrade Kubernetes on its node pool.", kubelet,
 			r.minimumKubelet)

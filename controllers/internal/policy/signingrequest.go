@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // checkSigningRequests judges how far the node's signing requests have come: those for client certificates always, those
@@ -36,7 +37,7 @@ func (e *evaluation) judgeOrphans(requests []Request) {
 		status := r.status()
 		first := len(e.found)
 		// Kubernetes does not limit the length of a request's name; a status that named it whole could not be written.
-		subject := v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: printable(r.Name, maxSubject)}
+		subject := v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: text.Phrase(r.Name, maxSubject)}
 		e.judgeRequest(subject, r.NodeName, &status)
 		e.tally.addOther(requestGroup, e.found[first:])
 	}
@@ -86,7 +87,7 @@ func (e *evaluation) judgeRequest(subject v1alpha1.Subject, node string, r *v1al
 	if r.Malformed != "" && (r.Stage == v1alpha1.StagePending || r.Stage == v1alpha1.StageFailed) {
 		e.addRequest(&q, v1alpha1.ReasonSigningRequestMalformed, &r.Created, fmt.Sprintf(
 			"%s cannot be signed as it is: %s. %s Check the kubelet's version and configuration, and delete the request if "+
-				"a stranger filed it.", q.title(r.Name), printable(r.Malformed, maxPhrase), q.effect()))
+				"a stranger filed it.", q.title(r.Name), text.Phrase(r.Malformed, maxPhrase), q.effect()))
 	}
 }
 
@@ -109,7 +110,7 @@ func (e *evaluation) judgePending(q *request) {
 	if q.Pending >= 2 {
 		e.addRequest(q, v1alpha1.ReasonSigningRequestsLooping, q.PendingSince, fmt.Sprintf(
 			"%d CertificateSigningRequests to %s wait for a decision, the oldest since %s: the kubelet gives up on one after "+
-				"15 minutes and files the next. %s %s", q.Pending, printable(q.SignerName, maxWord),
+				"15 minutes and files the next. %s %s", q.Pending, text.Phrase(q.SignerName, maxWord),
 			instant(q.PendingSince.Time), q.effect(), q.approver()))
 	}
 }
@@ -118,13 +119,13 @@ func (e *evaluation) judgePending(q *request) {
 func (q *request) waiting() string {
 	which := q.title(q.Name)
 	if q.Pending > 1 || q.Stage != v1alpha1.StagePending {
-		which = "The oldest undecided CertificateSigningRequest to " + printable(q.SignerName, maxWord)
+		which = "The oldest undecided CertificateSigningRequest to " + text.Phrase(q.SignerName, maxWord)
 	}
 	message := fmt.Sprintf("%s has been waiting for a decision since %s. %s %s", which, instant(q.PendingSince.Time),
 		q.effect(), q.approver())
 	if q.Stage == v1alpha1.StagePending {
 		message += fmt.Sprintf(" To approve the newest by hand, check who asks and run kubectl certificate approve %s.",
-			printable(q.Name, maxName))
+			text.Phrase(q.Name, maxName))
 	}
 	return message
 }
@@ -158,7 +159,7 @@ func (e *evaluation) judgeRefusal(q *request) {
 
 // given is the reason and message that the refusal gives, either of which may be missing, without a full stop.
 func given(refusal *v1alpha1.SigningRefusal) string {
-	reason, message := printable(refusal.Reason, maxWord), printable(strings.TrimSuffix(refusal.Message, "."), maxPhrase)
+	reason, message := text.Phrase(refusal.Reason, maxWord), text.Phrase(strings.TrimSuffix(refusal.Message, "."), maxPhrase)
 	if reason != "" && message != "" {
 		return reason + ": " + message
 	}
@@ -203,14 +204,14 @@ func (q *request) purpose() v1alpha1.CertificatePurpose {
 
 // title begins a sentence about one of the requests.
 func (q *request) title(name string) string {
-	title := fmt.Sprintf("CertificateSigningRequest %s to %s", printable(name, maxName), printable(q.SignerName, maxWord))
+	title := fmt.Sprintf("CertificateSigningRequest %s to %s", text.Phrase(name, maxName), text.Phrase(q.SignerName, maxWord))
 	switch {
 	case !q.orphan():
 		return title
 	case q.node == "":
 		return title + ", of an unnamed machine,"
 	}
-	return fmt.Sprintf("%s, for a Node %s that does not exist,", title, printable(q.node, maxName/2))
+	return fmt.Sprintf("%s, for a Node %s that does not exist,", title, text.Phrase(q.node, maxName/2))
 }
 
 // effect is what it costs that the certificate is not issued.

@@ -4,10 +4,7 @@
 package policy
 
 import (
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -25,47 +22,6 @@ const (
 
 	maxDistinguished = 256 // of a certificate's subject or issuer, in status.controlPlane
 )
-
-// printable returns text that others wrote, fit for a terminal: one line, no control or invisible characters, valid
-// UTF-8, at most limit bytes. What it leaves out at the end, it marks with an ellipsis.
-func printable(text string, limit int) string {
-	const ellipsis = "…"
-	if len(text) <= limit && isPlain(text) {
-		return text
-	}
-	cut := len(text) > 4*limit
-	if cut { // bounds the work; four bytes hold any character
-		text = text[:4*limit]
-	}
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case r == utf8.RuneError || !unicode.IsPrint(r):
-			return '?'
-		}
-		return r
-	}, text)
-	text = strings.TrimSpace(text)
-	if !cut && len(text) <= limit {
-		return text
-	}
-	end := min(len(text), limit-len(ellipsis))
-	for end > 0 && end < len(text) && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + ellipsis
-}
-
-// isPlain says that nothing has to be done to the text: it is printable ASCII without a space around it. Most text is.
-func isPlain(text string) bool {
-	for i := range len(text) {
-		if text[i] < ' ' || text[i] > '~' {
-			return false
-		}
-	}
-	return text == "" || text[0] != ' ' && text[len(text)-1] != ' '
-}
 
 // instant is a point in time as messages show it: absolute, so that it does not move.
 func instant(t time.Time) string {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // ofTrustBundles are the purposes of the certificates in trust bundles.
@@ -56,7 +57,7 @@ func (e *evaluation) judgeTrustBundles(in *Input) {
 
 // judgeBundles judges all bundles of one object. Findings about several of them are one.
 func (e *evaluation) judgeBundles(bundles []*Bundle) {
-	subject := v1alpha1.Subject{Kind: bundles[0].Kind, Name: printable(bundles[0].Name, maxQualified)}
+	subject := v1alpha1.Subject{Kind: bundles[0].Kind, Name: text.Phrase(bundles[0].Name, maxQualified)}
 	var malformed, stale []*Bundle
 	var aged []agedCertificate
 	for _, b := range bundles {
@@ -89,7 +90,7 @@ func (e *evaluation) addMalformed(subject v1alpha1.Subject, bundles []*Bundle) {
 		Reason: v1alpha1.ReasonTrustBundleMalformed, Subject: subject, Certificate: bundles[0].Purpose,
 		Message: fmt.Sprintf("%s cannot be parsed: %s.%s The API server verifies %s with it, and may refuse everything. Put "+
 			"PEM blocks of type CERTIFICATE into it, and nothing else.", caBundle(bundles[0]),
-			printable(strings.TrimSuffix(bundles[0].Malformed, "."), maxPhrase), moreBundles(len(bundles)-1),
+			text.Phrase(strings.TrimSuffix(bundles[0].Malformed, "."), maxPhrase), moreBundles(len(bundles)-1),
 			peer(bundles[0].Purpose)),
 	})
 }
@@ -103,7 +104,7 @@ func (e *evaluation) addStale(subject v1alpha1.Subject, bundles []*Bundle) {
 		Message: fmt.Sprintf("%s holds only a Cluster CA that was replaced.%s The API server refuses %s as soon as it serves "+
 			"a certificate of the new one. Put the current Cluster CA, in ConfigMap %s, into it, and restart what writes it "+
 			"if something does.", caBundle(bundles[0]), moreBundles(len(bundles)-1), peer(bundles[0].Purpose),
-			printable(e.trustSource, maxName)),
+			text.Phrase(e.trustSource, maxName)),
 	})
 }
 
@@ -117,7 +118,7 @@ func (e *evaluation) addUnavailable(subject v1alpha1.Subject, why string) {
 	e.add(v1alpha1.Finding{
 		Reason: v1alpha1.ReasonAPIServiceUnavailable, Subject: subject,
 		Message: fmt.Sprintf("The API server says that this API is not available: %s. Requests to it fail, and so may the "+
-			"deletion of namespaces. %s", printable(strings.TrimSuffix(why, "."), 2*maxPhrase), cause),
+			"deletion of namespaces. %s", text.Phrase(strings.TrimSuffix(why, "."), 2*maxPhrase), cause),
 	})
 }
 

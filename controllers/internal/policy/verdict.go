@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // concern is a condition that findings speak to. Concerns are combined as bits.
@@ -132,7 +133,7 @@ func (e *evaluation) addTo(concerns concern, finding v1alpha1.Finding) {
 		finding.Severity = catalogue[rank].severity
 	}
 	finding.RunbookURL = runbookOf[rank]
-	finding.Message = printable(finding.Message, maxMessage)
+	finding.Message = text.Phrase(finding.Message, maxMessage)
 	e.found = append(e.found, rankedFinding{finding, severityIndex(finding.Severity), rank, concerns})
 }
 

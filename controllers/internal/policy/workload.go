@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // aksServingLabel is the label by which AKS says that serving certificate rotation is on. The files that workloads mount are
@@ -51,7 +52,7 @@ func (e *evaluation) judgeWorkloads(workloads []Workload) {
 	}
 	for i := range workloads {
 		w := &workloads[i]
-		name := printable(w.Namespace+"/"+w.Name, maxQualified)
+		name := text.Phrase(w.Namespace+"/"+w.Name, maxQualified)
 		first := len(e.found)
 		e.add(v1alpha1.Finding{
 			Reason: v1alpha1.ReasonStaticServingCertificateMounted, Severity: severity,
@@ -59,7 +60,7 @@ func (e *evaluation) judgeWorkloads(workloads []Workload) {
 			Message: fmt.Sprintf("%s %s mounts %s from the host: %s. Where the file is missing, Pods of it fail to start "+
 				"(hostPath type check failed), or start without the file. Remove the hostPath volume, and let the workload verify "+
 				"kubelets with the Cluster CA, which every Pod has in /var/run/secrets/kubernetes.io/serviceaccount/ca.crt.",
-				w.Kind, printable(name, 2*maxName), printable(w.Path, maxPhrase), when),
+				w.Kind, text.Phrase(name, 2*maxName), text.Phrase(w.Path, maxPhrase), when),
 		})
 		e.tally.addOther(workloadGroup, e.found[first:])
 	}

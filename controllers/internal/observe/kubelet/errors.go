@@ -13,9 +13,9 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
-	"unicode"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // maxMessage is the length that the API allows a message, in runes.
@@ -58,7 +58,7 @@ func outcome(errs ...error) Result {
 			result.Outcome = outcomeOf(err)
 		}
 	}
-	result.Message = sanitize(strings.Join(parts, "; "))
+	result.Message = text.Field(strings.Join(parts, "; "), maxMessage)
 	return result
 }
 
@@ -126,18 +126,4 @@ func certificateCause(err error) string {
 		return verification.Err.Error()
 	}
 	return err.Error()
-}
-
-// sanitize makes text printable and bounds it.
-func sanitize(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
-	if runes := []rune(text); len(runes) > maxMessage {
-		return string(runes[:maxMessage-1]) + "…"
-	}
-	return text
 }

@@ -45,14 +45,3 @@ func FuzzHandshake(f *testing.F) {
 		}
 	})
 }
-
-func FuzzSanitize(f *testing.F) {
-	f.Add("plain")
-	f.Add("\x1b[31m\xff\x00\u202e")
-	f.Fuzz(func(t *testing.T, text string) {
-		clean := sanitize(text)
-		if !utf8.ValidString(clean) || utf8.RuneCountInString(clean) > maxMessage || sanitize(clean) != clean {
-			t.Errorf("sanitize(%q) = %q", text, clean)
-		}
-	})
-}

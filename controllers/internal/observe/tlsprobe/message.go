@@ -10,9 +10,9 @@ import (
 	"io"
 	"net"
 	"regexp"
-	"strings"
 	"syscall"
-	"unicode"
+
+	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 const (
@@ -60,19 +60,5 @@ func describe(what string, err error) string {
 	default:
 		cause = numbers.ReplaceAllString(err.Error(), "N")
 	}
-	return sanitize(what + ": " + cause)
-}
-
-// sanitize makes text printable and bounds it.
-func sanitize(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
-	if runes := []rune(text); len(runes) > maxMessage {
-		return string(runes[:maxMessage-1]) + "…"
-	}
-	return text
+	return text.Field(what+": "+cause, maxMessage)
 }
