@@ -141,6 +141,9 @@ func (k keyPair) issue(template x509.Certificate, public crypto.PublicKey) (*x50
 	now := time.Now()
 	template.SerialNumber = serial
 	template.NotBefore, template.NotAfter = now.Add(-pkiBackdate), now.Add(pkiLifetime)
+	if ends := k.cert.NotAfter; !ends.IsZero() && ends.Before(template.NotAfter) {
+		template.NotAfter = ends // the CA was made a moment ago, and no certificate is to outlive it
+	}
 	der, err := x509.CreateCertificate(rand.Reader, &template, k.cert, public, k.key)
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
