@@ -181,6 +181,9 @@ var notIssued = breakage{
 	repair: approved,
 }
 
+// patience is how long a spec may take that waits for the cluster and all breakages, as the first one does.
+const patience = 6 * time.Minute
+
 // What is broken here is broken in a cluster of its own: it would disturb who looks for peace.
 var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFailure, func() {
 	var s *stage
@@ -208,7 +211,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 		b := &breakages[i]
 		It("has "+b.reason+" of "+string(b.finding().Certificate), func(ctx SpecContext) {
 			s.expectFinding(ctx, b.pool(), b.finding())
-		}, SpecTimeout(soon))
+		}, SpecTimeout(patience))
 	}
 
 	It("has a repair for each", func(ctx SpecContext) {
