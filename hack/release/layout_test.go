@@ -20,10 +20,10 @@ import (
 // descriptor, manifest and config are what is used here of the OCI image format:
 // https://github.com/opencontainers/image-spec
 type descriptor struct {
-	MediaType, Digest string
-	Size              int
-	Platform          struct{ OS, Architecture string }
-	Annotations       map[string]string
+	MediaType, ArtifactType, Digest string
+	Size                            int
+	Platform                        struct{ OS, Architecture string }
+	Annotations                     map[string]string
 }
 
 type manifest struct {
@@ -112,6 +112,9 @@ func (l layout) images(t *testing.T) []image {
 	}
 	var images []image
 	for _, d := range index.Manifests {
+		if d.ArtifactType != "" {
+			t.Errorf("the index calls the image an artifact of type %s", d.ArtifactType)
+		}
 		i := image{platform: d.Platform}
 		decode(t, l.blob(t, d), &i.manifest)
 		decode(t, l.blob(t, i.manifest.Config), &i.config)

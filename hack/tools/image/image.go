@@ -44,11 +44,18 @@ func (o *options) index(images []v1.Image) v1.ImageIndex {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for i, image := range images {
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
-			Add: image, Descriptor: v1.Descriptor{Platform: &o.binaries[i].platform},
+			Add: noArtifact{image}, Descriptor: v1.Descriptor{Platform: &o.binaries[i].platform},
 		})
 	}
 	return mutate.Annotations(index, o.labels()).(v1.ImageIndex) // it returns the type that it is given
 }
+
+// noArtifact is an image that the index does not call an artifact. Older versions of skopeo leave that word out of what they
+// copy, notice that this changes the digest, and give up.
+type noArtifact struct{ v1.Image }
+
+// ArtifactType is the word that goes into the index.
+func (noArtifact) ArtifactType() (string, error) { return "", nil }
 
 // images returns one image per binary, in their order.
 func (o *options) images() ([]v1.Image, error) {
