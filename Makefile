@@ -81,9 +81,10 @@ generate: ## Write the API types' DeepCopy methods.
 	@$(controller-gen) object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## Write the CRDs and the manager's RBAC role from the markers in the code.
+manifests: ## Write the CRDs and the manager's RBAC role from the markers in the code, and the chart from the manifests.
 	@$(controller-gen) crd rbac:roleName=manager-role $(marked) \
 		output:crd:dir=config/crd/bases output:rbac:dir=config/rbac
+	@go run ./hack/chart
 
 .PHONY: api-docs
 api-docs: ## Write docs/reference/api.md from the API types.

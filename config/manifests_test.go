@@ -43,10 +43,20 @@ const kubeletReader = "system:serviceaccount:notafter-system:notafter-kubelet-re
 // objects reads the objects of a manifest.
 func objects(t *testing.T, path string) []*unstructured.Unstructured {
 	t.Helper()
+	return decode(t, path, read(t, path))
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return content
+}
+
+func decode(t *testing.T, path string, content []byte) []*unstructured.Unstructured {
+	t.Helper()
 	var all []*unstructured.Unstructured
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096)
 	for {
@@ -404,7 +414,7 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 	}
 }
 
-// The image is named once, so that one change is enough.
+// The image is named once for each way to install, so that one change is enough.
 func TestImageIsNamedOnce(t *testing.T) {
 	found := map[string]int{}
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -420,7 +430,7 @@ func TestImageIsNamedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := map[string]int{"manager/kustomization.yaml": 1}; !maps.Equal(found, want) {
+	if want := map[string]int{"manager/kustomization.yaml": 1, "chart/values.yaml": 1}; !maps.Equal(found, want) {
 		t.Errorf("the image is named in %v, want %v", found, want)
 	}
 }
