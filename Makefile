@@ -12,9 +12,8 @@ export MAKE
 # What a build calls itself, and the image that image and docker-build make.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE ?= ghcr.io/notafter/notafter:$(VERSION)
-# What image and docker-build build for; without it, image for all of these, and docker-build for the machine that it is on.
+# What image, release and docker-build build for. Without it, docker-build does for this machine, and the others for all.
 PLATFORMS ?=
-platforms := linux/amd64,linux/arm64
 # What else goes into images and releases: the commit, and its time for every timestamp.
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
@@ -36,11 +35,12 @@ TIMEOUT ?= 15m
 FUZZTIME ?= 30s
 BENCH ?= .
 
+provenance = REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) PLATFORMS=$(PLATFORMS)
+
 # Pinned in hack/tools. Each is built when it is first used.
 controller-gen = $$(hack/tools/install.sh controller-gen)
 crd-ref-docs = $$(hack/tools/install.sh crd-ref-docs)
 golangci-lint = $$(hack/tools/install.sh golangci-lint)
-kustomize = $$(hack/tools/install.sh kustomize)
 linkcheck = $$(hack/tools/install.sh linkcheck)
 
 # The paths that hold +kubebuilder markers.
@@ -52,7 +52,7 @@ marked := paths=./api/... paths=./cmd/... paths=./controllers/...
 help: ## Show this help.
 	@awk 'BEGIN { FS = ":.*## "; print "usage: make TARGET [VARIABLE=value]" } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: clean
 clean: ## Remove what was built here, the tools and the local clusters' programs too.
@@ -65,14 +65,22 @@ build: ## Build bin/manager. VERSION= stamps it.
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/manager ./cmd/manager
 
 .PHONY: image
-image: ## Build dist/image.tar, an OCI image for all platforms, without Docker, and bills of materials. PLATFORMS=linux/arm64 is one.
-	@VERSION=$(VERSION) REVISION=$(REVISION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) IMAGE=$(IMAGE) \
-		PLATFORMS=$(or $(PLATFORMS),$(platforms)) hack/release/image.sh dist/image.tar
+image: ## Build dist/image.tar, an OCI image, without Docker, for amd64 and arm64 or PLATFORMS. IMAGE= names it.
+	@VERSION=$(VERSION) IMAGE=$(IMAGE) $(provenance) hack/release/image.sh dist/image.tar
 
 .PHONY: docker-build
 docker-build: ## Build the same with Docker. IMAGE= names it. PLATFORMS=linux/amd64,linux/arm64 PUSH=1 builds several and pushes.
 	docker buildx build $(if $(PLATFORMS),--platform $(PLATFORMS)) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$(REVISION) --tag $(IMAGE) $(if $(PUSH),--push,--load) .
+
+.PHONY: installer
+installer: ## Write dist/install.yaml, all manifests in one file, running IMAGE.
+	@mkdir -p dist
+	@hack/release/install.sh $(IMAGE) > dist/install.yaml
+
+.PHONY: release
+release: ## Make everything of a release in dist/release: image, manifests, chart, checksums. Its version is CHANGELOG.md's.
+	@$(provenance) hack/release/release.sh dist/release
 
 ##@ Generate
 
@@ -138,6 +146,10 @@ e2e: build ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECON
 	@NOTAFTER_E2E=1 go test -v -count=1 -timeout $(TIMEOUT) ./hack/e2e -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
 		$(if $(FOCUS),-ginkgo.focus '$(FOCUS)')
 
+.PHONY: test-release
+test-release: ## Test that releases are reproducible, for all of PLATFORMS.
+	@PLATFORMS=$(PLATFORMS) go test -count=1 -timeout $(TIMEOUT) -run TestReleaseIsReproducible ./hack/release
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@hack/fuzz.sh $(FUZZTIME)
@@ -184,10 +196,7 @@ uninstall: ## Remove the CRDs, and with them every policy.
 
 .PHONY: deploy
 deploy: ## Deploy the operator with its CRDs, running IMAGE.
-	@mkdir -p .cache/deploy
-	@printf 'resources:\n  - ../../config/default\n' > .cache/deploy/kustomization.yaml
-	@edit=$(kustomize); cd .cache/deploy && "$$edit" edit set image ghcr.io/notafter/notafter=$(IMAGE)
-	kubectl apply --server-side -k .cache/deploy
+	hack/release/install.sh $(IMAGE) | kubectl apply --server-side -f -
 
 .PHONY: undeploy
 undeploy: ## Remove the operator and its CRDs, and with them every policy.

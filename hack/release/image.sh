@@ -5,7 +5,7 @@
 # Builds the manager for each of $PLATFORMS and packs it into one container image, an OCI layout in a tar file, with a bill of
 # materials for each platform beside it:
 #   VERSION=v0.1.0 REVISION=$(git rev-parse HEAD) SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
-#     IMAGE=ghcr.io/notafter/notafter:v0.1.0 PLATFORMS=linux/amd64,linux/arm64 hack/release/image.sh dist/image.tar
+#     IMAGE=ghcr.io/notafter/notafter:v0.1.0 hack/release/image.sh dist/image.tar
 # The same source, variables and version of Go give the same bytes, in whatever folder. `make image` sets the variables.
 set -euo pipefail
 output=${1:?usage: hack/release/image.sh OUTPUT.tar}
@@ -19,7 +19,7 @@ export CGO_ENABLED=0 GOFLAGS=-trimpath GOAMD64=v1 GOARM64=v8.0 GOFIPS140=off
 image=$(hack/tools/install.sh image)
 cyclonedx=$(hack/tools/install.sh cyclonedx-gomod)
 binaries=()
-IFS=, read -ra platforms <<<"$PLATFORMS"
+IFS=, read -ra platforms <<<"${PLATFORMS:-linux/amd64,linux/arm64}"
 for platform in "${platforms[@]}"; do
   name=${platform/\//-}
   binary=bin/$name/manager

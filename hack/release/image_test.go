@@ -1,7 +1,6 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package release tests the scripts of this folder by what they build.
 package release
 
 import (
@@ -9,7 +8,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
-	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -24,65 +22,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
-
-const (
-	root     = "../.."
-	name     = "registry.example/notafter"
-	version  = "v1.2.3-test"
-	revision = "0123456789abcdef0123456789abcdef01234567"
-	epoch    = "1700000000"
-	platform = "linux/" + runtime.GOARCH
-)
-
-// The image, and the bill of materials, depend on the source alone: not on the folder, the files' times and modes, nor on what
-// else a machine is set to.
-func TestImageIsReproducible(t *testing.T) {
-	first := buildImage(t, "umask 022", "TZ=UTC")
-	second := buildImage(t, "umask 077", "TZ=Asia/Tokyo", "LC_ALL=C", "GOFLAGS=-tags=other", "GOAMD64=v3", "GOARM64=v8.1")
-	for _, file := range []string{"image.tar", "image-" + strings.ReplaceAll(platform, "/", "-") + ".cdx.json"} {
-		a, b := read(t, filepath.Join(first, file)), read(t, filepath.Join(second, file))
-		if !bytes.Equal(a, b) {
-			t.Errorf("two builds of %s differ, of %d and %d bytes", file, len(a), len(b))
-		}
-	}
-	t.Run("runs", func(t *testing.T) { imageRuns(t, filepath.Join(first, "image.tar")) })
-	t.Run("bill of materials", func(t *testing.T) {
-		materialsAreListed(t, filepath.Join(first, "image-linux-"+runtime.GOARCH+".cdx.json"))
-	})
-}
-
-// buildImage builds the image from a copy of the source, and returns the folder that it is in.
-func buildImage(t *testing.T, before string, env ...string) string {
-	t.Helper()
-	source, output := t.TempDir(), t.TempDir()
-	for _, folder := range []string{"api", "cmd", "controllers", "hack/release", "hack/tools"} {
-		if err := os.CopyFS(filepath.Join(source, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, file := range []string{"go.mod", "go.sum"} {
-		if err := os.WriteFile(filepath.Join(source, file), read(t, filepath.Join(root, file)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The tools are built once for all.
-	cache, err := filepath.Abs(filepath.Join(root, ".cache"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.MkdirAll(cache, 0o755), os.Symlink(cache, filepath.Join(source, ".cache"))); err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), "bash", "-c", before+` && exec hack/release/image.sh "$0"`,
-		filepath.Join(output, "image.tar"))
-	command.Dir = source
-	command.Env = append(append(os.Environ(), "VERSION="+version, "REVISION="+revision, "SOURCE_DATE_EPOCH="+epoch,
-		"IMAGE="+name+":"+version, "PLATFORMS="+platform), env...)
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("hack/release/image.sh: %v\n%s", err, out)
-	}
-	return output
-}
 
 // imageRuns checks that the image holds the manager and nothing else, linked so that it needs nothing else.
 func imageRuns(t *testing.T, path string) {
@@ -318,20 +257,4 @@ func tiny(t *testing.T, architecture, cgo string) string {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return filepath.Join(folder, "tiny")
-}
-
-func read(t *testing.T, path string) []byte {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
-}
-
-func decode(t *testing.T, content []byte, into any) {
-	t.Helper()
-	if err := json.Unmarshal(content, into); err != nil {
-		t.Fatalf("%v in %s", err, content)
-	}
 }
