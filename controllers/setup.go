@@ -108,6 +108,9 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err := ctrlmetrics.Registry.Register(metrics.NewControlPlane(controlPlane)); err != nil {
 		return fmt.Errorf("registering the metrics collector of the control plane: %w", err)
 	}
+	if err := ctrlmetrics.Registry.Register(metrics.NewPools(mgr.GetClient(), o.Clock)); err != nil {
+		return fmt.Errorf("registering the metrics collector of node pools: %w", err)
+	}
 	return addReadyChecks(mgr)
 }
 

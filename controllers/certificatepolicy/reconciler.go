@@ -75,6 +75,7 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 	// The metrics tell the verdict even while it cannot be written.
 	r.verdicts.Set(p.Name, metrics.Report{
 		Findings: verdict.Findings, Nodes: status.Nodes, Certificates: status.Certificates, Conditions: status.Conditions,
+		Evaluated: now, Next: nextEvaluation(now, verdict.NextCheck),
 	})
 	pause := evaluationInterval
 	if !equality.Semantic.DeepEqual(p.Status, status) {
@@ -89,6 +90,14 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 	m.notBefore = r.clock.Now().Add(pause)
 	r.announce(p, m, e, verdict.Findings)
 	return reconcile.Result{RequeueAfter: untilDue(now, verdict.NextCheck, m.suppressed.due())}, nil
+}
+
+// nextEvaluation is when an evaluation at now is followed by another at the latest; zero when none is due by itself.
+func nextEvaluation(now, due time.Time) time.Time {
+	if pause := untilDue(now, due); pause > 0 {
+		return now.Add(pause)
+	}
+	return time.Time{}
 }
 
 // untilDue returns the time to the first of the instants, a little more rather than less; zero when there is none.

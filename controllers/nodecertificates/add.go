@@ -124,6 +124,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 	if err != nil {
 		return err
 	}
+	counts.due.records.Store(probed)
 	p := &prober{
 		client:  mgr.GetClient(),
 		trust:   o.Trust,

@@ -121,6 +121,8 @@ type record struct {
 	asked history
 	// answers is nil until the kubelet was first asked, or it was settled that it is not.
 	answers *answers
+	// due is when the next handshake is; zero when none is planned.
+	due time.Time
 }
 
 // records are those of all nodes, by name. The prober writes them, one worker at a time per node; both controllers read them.
@@ -149,6 +151,29 @@ func (r *records) put(name string, found record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byName[name] = found
+}
+
+// plan notes when the node is due for a handshake; zero: not at all.
+func (r *records) plan(name string, due time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if found, ok := r.byName[name]; ok {
+		found.due = due
+		r.byName[name] = found
+	}
+}
+
+// firstDue is when the node that is due first is due; zero when none is.
+func (r *records) firstDue() time.Time {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var first time.Time
+	for _, found := range r.byName {
+		if !found.due.IsZero() && (first.IsZero() || found.due.Before(first)) {
+			first = found.due
+		}
+	}
+	return first
 }
 
 func (r *records) forget(name string) {

@@ -128,6 +128,15 @@ func TestRecordsAreOfOneNode(t *testing.T) {
 	if found, ok := all.get("one", "b"); ok || found.evidence != nil || found.uid != "b" {
 		t.Errorf("a Node added again under its name has the record of the former one: %+v", found)
 	}
+	all.plan("two", time.Unix(1, 0))
+	if due := all.firstDue(); !due.IsZero() {
+		t.Errorf("due at %v, a Node that nothing is known of", due)
+	}
+	all.put("two", record{uid: "b", due: time.Unix(20, 0)})
+	all.plan("one", time.Unix(10, 0))
+	if due := all.firstDue(); !due.Equal(time.Unix(10, 0)) {
+		t.Errorf("due first at %v", due)
+	}
 	all.forget("one")
 	if _, ok := all.get("one", "a"); ok {
 		t.Error("the record is kept")

@@ -6,6 +6,7 @@ package nodecertificates
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -18,6 +19,7 @@ type probeMetrics struct {
 	duration prometheus.Histogram
 	total    *prometheus.CounterVec
 	reads    *prometheus.CounterVec
+	due      *dueCollector
 }
 
 // newProbeMetrics registers the metrics, or takes those that are registered already.
@@ -55,7 +57,11 @@ func newProbeMetrics(registerer prometheus.Registerer) (*probeMetrics, error) {
 	} {
 		reads.WithLabelValues(string(outcome))
 	}
-	return &probeMetrics{duration: duration, total: total, reads: reads}, nil
+	due, err := register(registerer, &dueCollector{})
+	if err != nil {
+		return nil, err
+	}
+	return &probeMetrics{duration: duration, total: total, reads: reads, due: due}, nil
 }
 
 func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) (C, error) {
@@ -69,6 +75,27 @@ func register[C prometheus.Collector](registerer prometheus.Registerer, collecto
 		return collector, fmt.Errorf("registering the metrics of the prober: %w", err)
 	}
 	return collector, nil
+}
+
+var dueDesc = prometheus.NewDesc("notafter_probe_due_timestamp_seconds",
+	"When the node that is due first is due for its next TLS handshake, in seconds since the epoch. While it is in the past, "+
+		"the probes are behind. Missing while no node was probed. Leader only.", nil, nil)
+
+// dueCollector tells when the next probe is due.
+type dueCollector struct{ records atomic.Pointer[records] }
+
+// Describe implements prometheus.Collector.
+func (*dueCollector) Describe(descs chan<- *prometheus.Desc) { descs <- dueDesc }
+
+// Collect implements prometheus.Collector.
+func (c *dueCollector) Collect(metrics chan<- prometheus.Metric) {
+	known := c.records.Load()
+	if known == nil {
+		return
+	}
+	if due := known.firstDue(); !due.IsZero() {
+		metrics <- prometheus.MustNewConstMetric(dueDesc, prometheus.GaugeValue, float64(due.UnixMilli())/1e3)
+	}
 }
 
 func (m *probeMetrics) observe(result tlsprobe.Result) {

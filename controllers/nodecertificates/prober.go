@@ -65,6 +65,7 @@ func (p *prober) Reconcile(ctx context.Context, req reconcile.Request) (reconcil
 	}
 	wanted := demandOn(labels.Set(node.Labels), policies.Items)
 	if wanted == nil {
+		p.records.plan(req.Name, time.Time{})
 		return reconcile.Result{}, nil
 	}
 	known := &v1alpha1.NodeCertificates{}
@@ -99,6 +100,8 @@ func (p *prober) reconcile(
 	}
 	plan.awaited = awaitedCertificate(issued, plan.served, p.clock.Now())
 	if wait := plan.next().Sub(p.clock.Now()); wait > 0 {
+		current.due = plan.next()
+		p.records.plan(node.Name, current.due)
 		return p.askWhenDue(ctx, question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle},
 			current, p.due(wait, plan))
 	}
@@ -124,7 +127,7 @@ func (p *prober) reconcile(
 	plan.history = current.history.after(failed, result.TimedOut, plan.awaited, now, 2*p.random()-1)
 	plan.outdated = false
 	latest := record{
-		uid: node.UID, history: plan.history, evidence: found, asked: current.asked, answers: current.answers,
+		uid: node.UID, history: plan.history, evidence: found, asked: current.asked, answers: current.answers, due: plan.next(),
 	}
 	q := question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle}
 	p.settle(q, &latest)

@@ -351,6 +351,47 @@ func TestProberForgetsDeletedNodes(t *testing.T) {
 	}
 }
 
+// Whether the probes keep up shows in when the first of them is due.
+func TestProberTellsWhenItIsDue(t *testing.T) {
+	policy := policyNamed("a")
+	b := newBench(t, nodeOne(), policy)
+	b.metrics.due.records.Store(b.records)
+	due := func() float64 {
+		t.Helper()
+		if testutil.CollectAndCount(b.metrics.due) == 0 {
+			return 0
+		}
+		return testutil.ToFloat64(b.metrics.due)
+	}
+	expect := func(when string, want float64) {
+		t.Helper()
+		if got := due(); got != want {
+			t.Errorf("%s, a probe is due at %v, want %v", when, got, want)
+		}
+	}
+	at := func(d time.Duration) float64 { return float64(noon.Add(d).UnixMilli()) / 1e3 }
+
+	expect("before the first", 0)
+	b.look()
+	expect("after one", at(10*time.Minute))
+	b.pass(time.Hour)
+	expect("late", at(10*time.Minute))
+	b.look()
+	expect("once it was made up for", at(70*time.Minute))
+	policy.Spec.Nodes.Probe.Interval = &metav1.Duration{Duration: time.Minute}
+	if err := b.client.Update(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	b.pass(30 * time.Second)
+	b.look()
+	expect("with a shorter interval", at(61*time.Minute))
+	if err := b.client.Delete(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	b.look()
+	expect("of a node that no policy selects", 0)
+}
+
 func TestProberLearnsNothingFromItsOwnEnd(t *testing.T) {
 	b := newBench(t, nodeOne(), policyNamed("a"))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -12,6 +12,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +26,10 @@ import (
 
 // readTimeout bounds what one scrape waits for caches that are not synced yet. Reading a synced cache takes no time.
 const readTimeout = 250 * time.Millisecond
+
+// maxFindingSeries bounds the series of one policy's findings. When everything breaks at once, that is when monitoring must
+// not break as well.
+const maxFindingSeries = 1000
 
 // sourceNodeCertificates is the source label of the NodeCertificates cache; the others are named by their signer.
 const sourceNodeCertificates = "NodeCertificates"
@@ -42,6 +47,17 @@ var (
 	findingsDesc = prometheus.NewDesc("notafter_findings",
 		"Findings of a policy, by reason and severity, including those its status has no room for. Leader only.",
 		[]string{"policy", "reason", "severity"}, nil)
+	findingDesc = prometheus.NewDesc("notafter_finding_info",
+		"The findings of a policy that say Violation or Unknown, 1 each, for alerts to name their subject; at most the "+
+			strconv.Itoa(maxFindingSeries)+" worst. node is the subject if that is a Node. Leader only.",
+		[]string{"policy", "reason", "severity", "kind", "subject", "node", "certificate"}, nil)
+	evaluatedDesc = prometheus.NewDesc("notafter_policy_last_evaluation_timestamp_seconds",
+		"When a policy was last evaluated, in seconds since the epoch. Leader only.",
+		[]string{"policy"}, nil)
+	nextDesc = prometheus.NewDesc("notafter_policy_next_evaluation_timestamp_seconds",
+		"When a policy is evaluated again at the latest, in seconds since the epoch; missing while only a change can make it "+
+			"due. Leader only.",
+		[]string{"policy"}, nil)
 	conditionDesc = prometheus.NewDesc("notafter_policy_condition",
 		"Conditions of a policy: 1 for the status (True, False or Unknown) that the condition has, 0 for the two others. Leader only.",
 		[]string{"policy", "type", "status"}, nil)
@@ -83,7 +99,8 @@ func New(reader client.Reader, signingRequests map[string]SigningRequests, verdi
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		notAfterDesc, notBeforeDesc, requestsDesc, findingsDesc, conditionDesc, nodesDesc, certificatesDesc, readableDesc,
+		notAfterDesc, notBeforeDesc, requestsDesc, findingsDesc, findingDesc, evaluatedDesc, nextDesc, conditionDesc, nodesDesc,
+		certificatesDesc, readableDesc,
 	} {
 		descs <- desc
 	}
@@ -160,6 +177,12 @@ func collectReport(send sendFunc, report namedReport) {
 	for k, n := range count {
 		send(findingsDesc, float64(n), report.policy, k.reason, k.severity)
 	}
+	collectFindings(send, report)
+	for desc, instant := range map[*prometheus.Desc]time.Time{evaluatedDesc: report.Evaluated, nextDesc: report.Next} {
+		if !instant.IsZero() {
+			send(desc, float64(instant.UnixMilli())/1e3, report.policy)
+		}
+	}
 	for _, condition := range report.Conditions {
 		for _, status := range []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown} {
 			send(conditionDesc, number(condition.Status == status), report.policy, condition.Type, string(status))
@@ -180,6 +203,26 @@ func collectReport(send sendFunc, report namedReport) {
 		counts(certificatesDesc, map[string]*int32{
 			"current": n.Current, "rotationDue": n.RotationDue, "overdue": n.Overdue, "expired": n.Expired, "unknown": n.Unknown,
 		})
+	}
+}
+
+// collectFindings sends the findings that somebody has to act upon. They come with the worst first.
+func collectFindings(send sendFunc, report namedReport) {
+	room := maxFindingSeries
+	for i := range report.Findings {
+		finding := &report.Findings[i]
+		if finding.Severity == v1alpha1.SeverityInfo {
+			continue
+		}
+		if room--; room < 0 {
+			return
+		}
+		node := ""
+		if finding.Subject.Kind == v1alpha1.SubjectNode {
+			node = finding.Subject.Name
+		}
+		send(findingDesc, 1, report.policy, finding.Reason, string(finding.Severity), string(finding.Subject.Kind),
+			finding.Subject.Name, node, string(finding.Certificate))
 	}
 }
 

@@ -6,6 +6,7 @@ package metrics
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -64,8 +65,15 @@ func report() Report {
 	onNode := func(name string) v1alpha1.Subject { return v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: name} }
 	return Report{
 		Findings: []v1alpha1.Finding{
-			{Reason: v1alpha1.ReasonExpired, Severity: v1alpha1.SeverityViolation, Subject: onNode("a")},
+			{
+				Reason: v1alpha1.ReasonExpired, Severity: v1alpha1.SeverityViolation, Subject: onNode("a"),
+				Certificate: v1alpha1.PurposeKubeletServing,
+			},
 			{Reason: v1alpha1.ReasonExpired, Severity: v1alpha1.SeverityViolation, Subject: onNode("b")},
+			{
+				Reason: v1alpha1.ReasonAccessDenied, Severity: v1alpha1.SeverityUnknown,
+				Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: "list secrets"},
+			},
 			{Reason: v1alpha1.ReasonRotationDue, Severity: v1alpha1.SeverityInfo, Subject: onNode("c")},
 		},
 		Nodes: &v1alpha1.NodeCounts{
@@ -79,6 +87,7 @@ func report() Report {
 			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue},
 			{Type: v1alpha1.ConditionCompliant, Status: metav1.ConditionFalse},
 		},
+		Evaluated: start, Next: start.Add(10*time.Minute + 50*time.Millisecond),
 	}
 }
 
@@ -153,23 +162,16 @@ func TestEverySeries(t *testing.T) {
 func TestNoSeriesOutlivesItsObject(t *testing.T) {
 	objects, requests, verdicts := world(t)
 	collector := New(objects, requests, verdicts)
-	if before := testutil.CollectAndCount(collector, "notafter_findings", "notafter_certificate_not_after_timestamp_seconds"); before != 4 {
-		t.Fatalf("%d series of findings and certificates, want 4", before)
+	names := []string{"notafter_findings", "notafter_finding_info", "notafter_certificate_not_after_timestamp_seconds"}
+	if before := testutil.CollectAndCount(collector, names...); before != 8 {
+		t.Fatalf("%d series of findings and certificates, want 8", before)
 	}
 	if err := objects.Delete(t.Context(), node("aks-pool-000001")); err != nil {
 		t.Fatal(err)
 	}
 	verdicts.Delete("cluster")
 	verdicts.Delete("broken")
-	text, err := testutil.CollectAndFormat(collector, expfmt.TypeTextPlain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, gone := range []string{"aks-pool-000001", `policy="`} {
-		if strings.Contains(string(text), gone) {
-			t.Errorf("series with %s outlive their object:\n%s", gone, text)
-		}
-	}
+	compare(t, collector, "without_objects.prom")
 }
 
 func TestFindingGoneFromTheVerdictIsGoneFromTheSeries(t *testing.T) {
@@ -177,7 +179,7 @@ func TestFindingGoneFromTheVerdictIsGoneFromTheSeries(t *testing.T) {
 	verdicts.Set("cluster", report())
 	collector := New(blocked{}, nil, verdicts)
 	better := report()
-	better.Findings = better.Findings[2:]
+	better.Findings = better.Findings[3:]
 	verdicts.Set("cluster", better)
 	expected := `
 # HELP notafter_findings Findings of a policy, by reason and severity, including those its status has no room for. Leader only.
@@ -186,6 +188,28 @@ notafter_findings{policy="cluster",reason="RotationDue",severity="Info"} 1
 `
 	if err := testutil.CollectAndCompare(collector, strings.NewReader(expected), "notafter_findings"); err != nil {
 		t.Error(err)
+	}
+}
+
+// When all nodes break at once, the number of series has a bound, and all findings are counted all the same.
+func TestSeriesOfFindingsAreBounded(t *testing.T) {
+	const nodes = 5 * maxFindingSeries
+	broken := Report{Findings: make([]v1alpha1.Finding, nodes)}
+	for i := range broken.Findings {
+		broken.Findings[i] = v1alpha1.Finding{
+			Reason: v1alpha1.ReasonExpired, Severity: v1alpha1.SeverityViolation,
+			Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: fmt.Sprintf("node-%04d", i)},
+		}
+	}
+	verdicts := NewVerdicts()
+	verdicts.Set("cluster", broken)
+	collector := New(blocked{}, nil, verdicts)
+	if count := testutil.CollectAndCount(collector, "notafter_finding_info"); count != maxFindingSeries {
+		t.Errorf("%d series, want %d", count, maxFindingSeries)
+	}
+	text, err := testutil.CollectAndFormat(collector, expfmt.TypeTextPlain, "notafter_findings")
+	if want := fmt.Sprintf("} %d\n", nodes); err != nil || !strings.HasSuffix(string(text), want) {
+		t.Errorf("%s, %v; want%s", text, err, want)
 	}
 }
 

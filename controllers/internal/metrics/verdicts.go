@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -23,6 +24,10 @@ type Report struct {
 	Certificates *v1alpha1.CertificateCounts
 	// Conditions are those of the policy's status.
 	Conditions []metav1.Condition
+	// Evaluated is when this was found.
+	Evaluated time.Time
+	// Next is when the policy will have been evaluated again, at the latest; zero when that waits for something to change.
+	Next time.Time
 }
 
 // Verdicts holds the latest Report of every policy. The controller fills it and the collector reads it at scrape time. It is

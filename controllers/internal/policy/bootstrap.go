@@ -124,10 +124,10 @@ func (s *strandedNode) since() time.Time {
 	return later(s.expired, s.node.ReadySince)
 }
 
-// poolOf is the name of a node's pool, and the label that says so; empty if it has no such label.
-func poolOf(node *Node) (name, label string) {
+// NodePool is the name of the pool that a node with these labels is of, and the label that says so; empty if none does.
+func NodePool(labels map[string]string) (name, label string) {
 	for _, label := range poolLabels {
-		if name := node.Labels[label]; name != "" {
+		if name := labels[label]; name != "" {
 			return name, label
 		}
 	}
@@ -141,7 +141,7 @@ func (e *evaluation) judgePools(nodes []Node) {
 	}
 	pools := map[string][]strandedNode{}
 	for _, s := range e.stranded {
-		pool, _ := poolOf(s.node)
+		pool, _ := NodePool(s.node.Labels)
 		if pool == "" {
 			e.addStranded(v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: s.node.Name}, []strandedNode{s}, 1)
 			continue
@@ -150,7 +150,7 @@ func (e *evaluation) judgePools(nodes []Node) {
 	}
 	sizes := make(map[string]int, len(pools))
 	for i := range nodes {
-		pool, _ := poolOf(&nodes[i])
+		pool, _ := NodePool(nodes[i].Labels)
 		sizes[pool]++
 	}
 	for pool, stranded := range pools {
@@ -172,7 +172,7 @@ func (e *evaluation) addStranded(subject v1alpha1.Subject, stranded []strandedNo
 		more = fmt.Sprintf(" and %d more", len(names)-maxNamed)
 		names = names[:maxNamed]
 	}
-	_, label := poolOf(stranded[0].node)
+	_, label := NodePool(stranded[0].node.Labels)
 	which := fmt.Sprintf("Node %s is not ready, and its client certificate has expired", names[0])
 	if subject.Kind == v1alpha1.SubjectNodePool {
 		which = fmt.Sprintf("%d of %s of node pool %s (%s) %s not ready, with client certificates that have expired: %s%s",
