@@ -36,7 +36,7 @@ const ServiceAccount = "system:serviceaccount:notafter-system:notafter-controlle
 type Operator struct {
 	command *exec.Cmd
 	log     *os.File
-	metrics string
+	address string
 }
 
 // Start runs the manager binary against the cluster, into which config/default has been applied. Its files, the log among
@@ -57,7 +57,7 @@ func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...
 	args = append([]string{
 		"--log-format=console", "--health-probe-bind-address=0", "--metrics-secure=false", "--metrics-bind-address=" + address,
 	}, args...)
-	o := &Operator{log: log, metrics: "http://" + address + "/metrics"}
+	o := &Operator{log: log, address: address}
 	// The context would kill it, but Stop is what ends it.
 	o.command = exec.CommandContext(context.WithoutCancel(ctx), binary, args...)
 	o.command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
@@ -96,9 +96,14 @@ func (o *Operator) PID() int {
 	return o.command.Process.Pid
 }
 
+// MetricsAddress is where the metrics are served: without TLS, unless the arguments say otherwise.
+func (o *Operator) MetricsAddress() string {
+	return o.address
+}
+
 // Metrics returns what the manager's metrics endpoint serves.
 func (o *Operator) Metrics(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.metrics, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.address+"/metrics", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
