@@ -89,9 +89,10 @@ generate: ## Write the API types' DeepCopy methods.
 	@$(controller-gen) object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## Write the CRDs and the manager's RBAC role from the markers in the code, and the chart from the manifests.
+manifests: ## Write the CRDs, the manager's RBAC role and the PrometheusRule, and the chart from all of the manifests.
 	@$(controller-gen) crd rbac:roleName=manager-role $(marked) \
 		output:crd:dir=config/crd/bases output:rbac:dir=config/rbac
+	@hack/prometheus-rule.sh
 	@go run ./hack/chart
 
 .PHONY: api-docs
@@ -136,8 +137,12 @@ vuln: ## Look for known vulnerabilities in what the code calls.
 binaries: ## Get or build what the local clusters run. The first time takes minutes.
 	@go run ./hack/cluster/cmd binaries >/dev/null
 
+.PHONY: prometheus
+prometheus: ## Build the Prometheus and the promtool that the tests run. The first time takes minutes.
+	@hack/tools/install.sh prometheus >/dev/null
+
 .PHONY: test
-test: binaries ## Run all tests with the race detector. PACKAGES=./controllers/... runs some.
+test: binaries prometheus ## Run all tests with the race detector. PACKAGES=./controllers/... runs some.
 	@go test -race -shuffle=on -timeout $(TIMEOUT) $(PACKAGES)
 
 .PHONY: e2e

@@ -33,6 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/notafter/notafter/hack/cluster"
+	"github.com/notafter/notafter/hack/prometheus"
 )
 
 const manager = "system:serviceaccount:notafter-system:notafter-controller-manager"
@@ -353,7 +354,38 @@ func TestOnAnAPIServer(t *testing.T) {
 		}
 	})
 	t.Run("components", func(t *testing.T) { testComponents(t, reviews, kubectl) })
+	t.Run("monitoring", func(t *testing.T) { testMonitoring(t, kubectl, reviews) })
 	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
+}
+
+// testMonitoring installs what docs/monitoring.md says, where the Prometheus Operator's own schemas are.
+func testMonitoring(t *testing.T, kubectl func(t *testing.T, args ...string) string, reviews client.Client) {
+	t.Helper()
+	definitions, err := prometheus.OperatorCRDs(t.Context(), "servicemonitors", "prometheusrules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, definition := range definitions {
+		kubectl(t, "apply", "--server-side", "-f", definition)
+	}
+	kubectl(t, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+	kubectl(t, "apply", "--server-side", "-k", "testdata/monitoring")
+	for _, object := range []string{
+		"servicemonitor/notafter-metrics", "prometheusrule/notafter", "secret/notafter-scraper", "configmap/notafter-dashboard",
+	} {
+		kubectl(t, "get", "-n", "notafter-system", object)
+	}
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User:                  "system:serviceaccount:notafter-system:notafter-scraper",
+		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/metrics", Verb: "get"},
+	}}
+	granted := func(ctx context.Context) (bool, error) { // it takes a moment to be in force
+		err := reviews.Create(ctx, review)
+		return review.Status.Allowed, err
+	}
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
+		t.Errorf("the scraper may not read metrics: %v, %v", review.Status, err)
+	}
 }
 
 // kubeletReaderMay is like managerMay, for whom kubelets are asked as.
