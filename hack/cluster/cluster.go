@@ -28,11 +28,16 @@ type Cluster struct {
 	temporary bool // the folder is ours to remove
 	programs  map[binaries.Program]string
 	pki       pki
-	etcdURL   string
 	config    *rest.Config
+
+	// etcdPorts, for clients and for peers, and apiServerPort are kept for the next start. They are not known of a cluster
+	// that another process started.
+	etcdPorts     []int
+	apiServerPort int
 
 	lock    *filelock.Lock // on the folder, while this process owns the cluster; nil when detached
 	manager sync.Mutex     // starting and stopping the controller manager
+	servers sync.Mutex     // starting and stopping etcd and the API server
 }
 
 // Start starts a cluster and returns when it is ready for use. Stop must be called in the end; should this process be

@@ -70,52 +70,62 @@ func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
 	return onFreePorts(ctx, 2, func(ports []int) (*child, error) {
-		client, peer := "https://"+local(ports[0]), "https://"+local(ports[1])
-		dir := c.options.Dir
-		p, err := c.startChild(binaries.Etcd, []string{
-			identity(dir, binaries.Etcd),
-			"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
-			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
-			"--initial-cluster=default=" + peer,
-			"--cert-file=" + pkiFile(dir, "etcd.crt"), "--key-file=" + pkiFile(dir, "etcd.key"),
-			"--trusted-ca-file=" + pkiFile(dir, "etcd-ca.crt"), "--client-cert-auth",
-			"--peer-cert-file=" + pkiFile(dir, "etcd.crt"), "--peer-key-file=" + pkiFile(dir, "etcd.key"),
-			"--peer-trusted-ca-file=" + pkiFile(dir, "etcd-ca.crt"), "--peer-client-cert-auth",
-			"--unsafe-no-fsync", // nothing here must survive a power cut
-		})
-		if err != nil {
-			return nil, err
-		}
-		c.etcdURL = client
-		config := &rest.Config{Host: client, TLSClientConfig: rest.TLSClientConfig{
-			CAFile:   pkiFile(dir, "etcd-ca.crt"),
-			CertFile: pkiFile(dir, "etcd-client.crt"), KeyFile: pkiFile(dir, "etcd-client.key"),
-		}}
-		return p, waitHealthy(ctx, p, config, "/health")
+		c.etcdPorts = ports
+		return c.runEtcd(ctx)
 	})
 }
+
+func (c *Cluster) runEtcd(ctx context.Context) (*child, error) {
+	client, peer := c.etcdURL(), "https://"+local(c.etcdPorts[1])
+	dir := c.options.Dir
+	p, err := c.startChild(binaries.Etcd, []string{
+		identity(dir, binaries.Etcd),
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=default=" + peer,
+		"--cert-file=" + pkiFile(dir, "etcd.crt"), "--key-file=" + pkiFile(dir, "etcd.key"),
+		"--trusted-ca-file=" + pkiFile(dir, "etcd-ca.crt"), "--client-cert-auth",
+		"--peer-cert-file=" + pkiFile(dir, "etcd.crt"), "--peer-key-file=" + pkiFile(dir, "etcd.key"),
+		"--peer-trusted-ca-file=" + pkiFile(dir, "etcd-ca.crt"), "--peer-client-cert-auth",
+		"--unsafe-no-fsync", // nothing here must survive a power cut
+	})
+	if err != nil {
+		return nil, err
+	}
+	config := &rest.Config{Host: client, TLSClientConfig: rest.TLSClientConfig{
+		CAFile:   pkiFile(dir, "etcd-ca.crt"),
+		CertFile: pkiFile(dir, "etcd-client.crt"), KeyFile: pkiFile(dir, "etcd-client.key"),
+	}}
+	return p, waitHealthy(ctx, p, config, "/health")
+}
+
+func (c *Cluster) etcdURL() string { return "https://" + local(c.etcdPorts[0]) }
 
 func (c *Cluster) startAPIServer(ctx context.Context) error {
 	return onFreePorts(ctx, 1, func(ports []int) (*child, error) {
-		p, err := c.startChild(binaries.APIServer, append(c.apiServerFlags(ports[0]), c.options.APIServerFlags...))
-		if err != nil {
+		var err error
+		c.apiServerPort = ports[0]
+		if c.config, err = c.clientConfig("https://"+local(ports[0]), adminUser, adminGroup); err != nil {
 			return nil, err
 		}
-		config, err := c.clientConfig("https://"+local(ports[0]), adminUser, adminGroup)
-		if err != nil {
-			return nil, err
-		}
-		c.config = config
-		return p, waitHealthy(ctx, p, config, "/readyz")
+		return c.runAPIServer(ctx)
 	})
 }
 
-func (c *Cluster) apiServerFlags(port int) []string {
+func (c *Cluster) runAPIServer(ctx context.Context) (*child, error) {
+	p, err := c.startChild(binaries.APIServer, append(c.apiServerFlags(), c.options.APIServerFlags...))
+	if err != nil {
+		return nil, err
+	}
+	return p, waitHealthy(ctx, p, c.config, "/readyz")
+}
+
+func (c *Cluster) apiServerFlags() []string {
 	dir := c.options.Dir
 	flags := []string{
 		identity(dir, binaries.APIServer), "--tls-private-key-file=" + pkiFile(dir, "apiserver.key"),
-		"--secure-port=" + strconv.Itoa(port),
-		"--etcd-servers=" + c.etcdURL, "--etcd-cafile=" + pkiFile(dir, "etcd-ca.crt"),
+		"--secure-port=" + strconv.Itoa(c.apiServerPort),
+		"--etcd-servers=" + c.etcdURL(), "--etcd-cafile=" + pkiFile(dir, "etcd-ca.crt"),
 		"--etcd-certfile=" + pkiFile(dir, "etcd-client.crt"), "--etcd-keyfile=" + pkiFile(dir, "etcd-client.key"),
 		"--client-ca-file=" + pkiFile(dir, "cluster-ca.crt"),
 		"--authorization-mode=Node,RBAC",
