@@ -29,18 +29,23 @@ import (
 	"github.com/notafter/notafter/hack/cluster"
 )
 
+// Namespace is where config/default installs the manager, and where its replicas elect their leader.
+const Namespace = "notafter-system"
+
 // ServiceAccount is whom the manager runs as: what config/default makes.
-const ServiceAccount = "system:serviceaccount:notafter-system:notafter-controller-manager"
+const ServiceAccount = "system:serviceaccount:" + Namespace + ":notafter-controller-manager"
 
 // Operator is a manager that runs.
 type Operator struct {
-	command *exec.Cmd
-	log     *os.File
-	address string
+	command         *exec.Cmd
+	log             *os.File
+	metrics, health string        // addresses
+	done            chan struct{} // closed when the process ended
+	err             error         // how it ended; read after done
 }
 
 // Start runs the manager binary against the cluster, into which config/default has been applied. Its files, the log among
-// them, go to dir.
+// them, go to dir. Each of several replicas has a dir of its own, and flags that are given win over those here.
 func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...string) (*Operator, error) {
 	kubeconfig := filepath.Join(dir, "manager.kubeconfig")
 	if err := writeKubeconfig(c, kubeconfig); err != nil {
@@ -50,14 +55,15 @@ func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress(ctx)
+	addresses, err := freeAddresses(ctx, 2)
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
+	o := &Operator{log: log, metrics: addresses[0], health: addresses[1], done: make(chan struct{})}
 	args = append([]string{
-		"--log-format=console", "--health-probe-bind-address=0", "--metrics-secure=false", "--metrics-bind-address=" + address,
+		"--log-format=console", "--health-probe-bind-address=" + o.health,
+		"--metrics-secure=false", "--metrics-bind-address=" + o.metrics,
 	}, args...)
-	o := &Operator{log: log, address: address}
 	// The context would kill it, but Stop is what ends it.
 	o.command = exec.CommandContext(context.WithoutCancel(ctx), binary, args...)
 	o.command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
@@ -65,29 +71,65 @@ func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...
 	if err := o.command.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the manager: %w", err), log.Close())
 	}
+	go func() {
+		o.err = errors.Join(o.command.Wait(), log.Close())
+		close(o.done)
+	}()
 	return o, nil
 }
 
-// Stop ends the manager and waits for it. The error is that of its end, and has the end of its log.
+// Stop ends the manager as a kubelet does, and waits for it. The error is that of its end, and has the end of its log.
 func (o *Operator) Stop() error {
-	err := o.command.Process.Signal(syscall.SIGTERM)
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
+	err := o.signal(syscall.SIGTERM)
+	<-o.done
+	if o.err != nil {
+		err = errors.Join(err, fmt.Errorf("the manager ended with %w; the end of its log:\n%s", o.err, o.LogTail()))
 	}
-	if ended := o.command.Wait(); ended != nil {
-		err = errors.Join(err, fmt.Errorf("the manager ended with %w; the end of its log:\n%s", ended, o.LogTail()))
+	return err
+}
+
+// Kill ends the manager without a warning, and waits for it.
+func (o *Operator) Kill() error {
+	err := o.signal(syscall.SIGKILL)
+	<-o.done
+	return err
+}
+
+// signal sends a signal to the manager if it runs.
+func (o *Operator) signal(signal os.Signal) error {
+	if err := o.command.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signalling the manager: %w", err)
 	}
-	return errors.Join(err, o.log.Close())
+	return nil
+}
+
+// Done is closed when the manager's process ended.
+func (o *Operator) Done() <-chan struct{} { return o.done }
+
+// ExitCode is that of the manager's process once it ended; -1 before, and when a signal ended it.
+func (o *Operator) ExitCode() int {
+	select {
+	case <-o.done:
+		return o.command.ProcessState.ExitCode()
+	default:
+		return -1
+	}
+}
+
+// Log returns all that the manager logged.
+func (o *Operator) Log() (string, error) {
+	log, err := os.ReadFile(o.log.Name())
+	return string(log), err
 }
 
 // LogTail returns the last lines of the manager's log.
 func (o *Operator) LogTail() string {
 	const lines = 20
-	log, err := os.ReadFile(o.log.Name())
+	log, err := o.Log()
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimSpace(string(log)), "\n")
+	all := strings.Split(strings.TrimSpace(log), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
@@ -96,14 +138,15 @@ func (o *Operator) PID() int {
 	return o.command.Process.Pid
 }
 
-// MetricsAddress is where the metrics are served: without TLS, unless the arguments say otherwise.
-func (o *Operator) MetricsAddress() string {
-	return o.address
-}
+// MetricsAddress is where the manager serves its metrics, unless flags said otherwise.
+func (o *Operator) MetricsAddress() string { return o.metrics }
 
-// Metrics returns what the manager's metrics endpoint serves.
+// HealthAddress is where the manager serves its health endpoints, unless flags said otherwise.
+func (o *Operator) HealthAddress() string { return o.health }
+
+// Metrics returns what the manager's metrics endpoint serves, where that was not secured by a flag.
 func (o *Operator) Metrics(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.address+"/metrics", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.metrics+"/metrics", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
@@ -136,19 +179,21 @@ func writeKubeconfig(c *cluster.Cluster, path string) error {
 	return clientcmd.WriteToFile(*kubeconfig, path)
 }
 
-// freeAddress is a loopback address that nobody listens on.
-func freeAddress(ctx context.Context) (string, error) {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("finding a free port: %w", err)
+// freeAddresses are loopback addresses that nobody listens on.
+func freeAddresses(ctx context.Context, count int) (addresses []string, err error) {
+	for range count {
+		listener, failed := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+		if failed != nil {
+			return nil, fmt.Errorf("finding a free port: %w", failed)
+		}
+		defer func() { err = errors.Join(err, listener.Close()) }() // only then, so that they differ
+		addresses = append(addresses, listener.Addr().String())
 	}
-	return listener.Addr().String(), listener.Close()
+	return addresses, nil
 }
 
 // Install applies config/default with kubectl.
 func Install(ctx context.Context, c *cluster.Cluster, configDir string) error {
-
 	command := exec.CommandContext(ctx, c.Kubectl(), "--kubeconfig", c.KubeconfigPath(),
 		"apply", "--server-side", "-k", filepath.Join(configDir, "default"))
 	if out, err := command.CombinedOutput(); err != nil {
