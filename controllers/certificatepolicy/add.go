@@ -42,6 +42,8 @@ const (
 
 	// batchWindow is how long an evaluation waits for what else changes in the same moment.
 	batchWindow = 50 * time.Millisecond
+	// settleTime is how long the first evaluation after a start waits for what is known of the control plane.
+	settleTime = 10 * time.Second
 	// workers bounds how many policies are evaluated at once: one whose write hangs must not hold up the others.
 	workers = 4
 	// reconcileTimeout bounds one reconcile, whose only request is the status write.
@@ -57,6 +59,8 @@ type ControlPlane interface {
 	Snapshot() (*policy.ControlPlane, []policy.Denial)
 	// Changed receives an event after every change of the snapshot. It has one receiver.
 	Changed() <-chan event.GenericEvent
+	// Settled is closed when everything was observed for the first time.
+	Settled() <-chan struct{}
 }
 
 // Options are what the controller is made of.
@@ -121,7 +125,10 @@ func Add(mgr manager.Manager, o Options) error {
 			wakeAll[*certificatesv1.CertificateSigningRequest](mgr.GetClient()), maybeOrphaned(mgr.GetClient())))
 	}
 	// What is known of the control plane or a trust bundle changed.
-	b = b.WatchesRawSource(source.Channel(o.ControlPlane.Changed(), wakeAll[client.Object](mgr.GetClient())))
+	b = b.WatchesRawSource(settling{
+		Source:  source.Channel(o.ControlPlane.Changed(), wakeAll[client.Object](mgr.GetClient())),
+		settled: o.ControlPlane.Settled(),
+	})
 	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
 		return err
 	}
@@ -188,6 +195,26 @@ func wakeAll[object client.Object](policies client.Reader) handler.TypedEventHan
 		// A source can be read after it could not, or the other way round.
 		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { wake(ctx, q) },
 	}
+}
+
+// settling is a source that the controller's start waits for: a process that takes over from another one must not report as
+// unknown what it will know in a moment. It does not wait for long.
+type settling struct {
+	source.Source
+
+	settled <-chan struct{}
+}
+
+// WaitForSync implements source.SyncingSource.
+func (s settling) WaitForSync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	select {
+	case <-s.settled:
+	case <-ctx.Done():
+		log.FromContext(ctx).Info("The control plane was not observed yet, going on without")
+	}
+	return nil
 }
 
 // forgetting drops what is remembered about a policy that was deleted. It does so as part of reconciling, because the queue

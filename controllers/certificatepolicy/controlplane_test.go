@@ -26,12 +26,15 @@ type controlPlane struct {
 	known   *policy.ControlPlane
 	denied  []policy.Denial
 	changed chan event.GenericEvent
+	settled chan struct{}
 }
 
 var _ ControlPlane = &controlPlane{}
 
 func newControlPlane() *controlPlane {
-	return &controlPlane{known: healthyControlPlane(), changed: make(chan event.GenericEvent, 1)}
+	settled := make(chan struct{})
+	close(settled)
+	return &controlPlane{known: healthyControlPlane(), changed: make(chan event.GenericEvent, 1), settled: settled}
 }
 
 func (c *controlPlane) Snapshot() (*policy.ControlPlane, []policy.Denial) {
@@ -41,6 +44,8 @@ func (c *controlPlane) Snapshot() (*policy.ControlPlane, []policy.Denial) {
 }
 
 func (c *controlPlane) Changed() <-chan event.GenericEvent { return c.changed }
+
+func (c *controlPlane) Settled() <-chan struct{} { return c.settled }
 
 // set replaces what is known.
 func (c *controlPlane) set(known *policy.ControlPlane, denied ...policy.Denial) {

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package controlplane observes the certificates of the control plane, and the CA bundles that the API server verifies others
-// with. What it finds it keeps in memory, for the policies' evaluation; it writes nothing.
+// with. What it finds it keeps in memory, for the policies' evaluation; it writes nothing. So every replica of the manager does
+// it, and one that takes over knows what the one before it knew.
 //
 // It has one item of work: everything. Nothing of it is observed that no policy watches. A source that may not be read, or
 // that the cluster does not have, holds up nothing else.
@@ -85,7 +86,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		store:   newStore(),
 	}
 	b := builder.ControllerManagedBy(mgr).Named(Name).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 1, NeedLeaderElection: new(false)}).
 		// A policy decides what is observed.
 		Watches(&v1alpha1.CertificatePolicy{}, enqueue[client.Object](),
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).

@@ -18,11 +18,14 @@ type Store struct {
 	snapshot *policy.ControlPlane
 	denied   []policy.Denial
 	changed  chan event.GenericEvent
+	// settled is closed when it was first set.
+	settled     chan struct{}
+	settledOnce sync.Once
 }
 
 func newStore() *Store {
 	// One event that waits says as much as many.
-	return &Store{changed: make(chan event.GenericEvent, 1)}
+	return &Store{changed: make(chan event.GenericEvent, 1), settled: make(chan struct{})}
 }
 
 // Snapshot returns what is known now, and the permissions that are missing to know more. The first is nil until every source
@@ -36,9 +39,14 @@ func (s *Store) Snapshot() (*policy.ControlPlane, []policy.Denial) {
 // Changed receives an event after every change of the snapshot. It has one receiver.
 func (s *Store) Changed() <-chan event.GenericEvent { return s.changed }
 
+// Settled is closed when everything that the policies ask for was observed for the first time, or when they ask for nothing.
+func (s *Store) Settled() <-chan struct{} { return s.settled }
+
 // set takes over what is known, and says so if it is news.
 func (s *Store) set(snapshot *policy.ControlPlane, denied []policy.Denial) {
-	if !s.replace(snapshot, denied) {
+	news := s.replace(snapshot, denied)
+	s.settledOnce.Do(func() { close(s.settled) })
+	if !news {
 		return
 	}
 	select {

@@ -48,3 +48,20 @@ func TestStoreTellsOfNewsOnly(t *testing.T) {
 		t.Errorf("%d events wait, want one", len(store.changed))
 	}
 }
+
+func TestStoreSettlesOnceItIsSet(t *testing.T) {
+	store := newStore()
+	select {
+	case <-store.Settled():
+		t.Error("settled before anything was observed")
+	default:
+	}
+	for range 2 {
+		store.set(nil, nil) // no policy asks for anything
+		select {
+		case <-store.Settled():
+		default:
+			t.Error("not settled after there was nothing to observe")
+		}
+	}
+}
