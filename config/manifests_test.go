@@ -135,7 +135,7 @@ func TestPermissionsAreFew(t *testing.T) {
 			"create nodecertificates.notafter.dev", "delete nodecertificates.notafter.dev", "update nodecertificates.notafter.dev",
 			"update certificatepolicies.notafter.dev/status", "update nodecertificates.notafter.dev/status",
 		},
-		"rbac/role.yaml Role default/manager-role": {"create events.events.k8s.io", "patch events.events.k8s.io"},
+		"rbac/role.yaml Role default/manager-role": {"create events.events.k8s.io"},
 		// Of the account that kubelets are asked with, and that may do nothing else.
 		"rbac/role.yaml Role notafter-system/manager-role": {"create serviceaccounts/token notafter-kubelet-reader"},
 		"rbac/leader_election_role.yaml Role /leader-election": {

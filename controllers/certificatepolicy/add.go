@@ -8,6 +8,7 @@ package certificatepolicy
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -83,7 +84,7 @@ type Options struct {
 }
 
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies/status,verbs=update
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,namespace=default,verbs=create;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,namespace=default,verbs=create
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
@@ -96,10 +97,17 @@ func Add(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
-	// Events about Nodes and policies, which have no namespace, go to the namespace default.
+	hostname, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("naming the reporter of Events: %w", err)
+	}
+	events := &outbox{
+		client: mgr.GetClient(), scheme: mgr.GetScheme(), clock: o.Clock, instance: reporterName + "-" + hostname,
+	}
 	r := &reconciler{
-		client: mgr.GetClient(), objects: mgr.GetCache(), requests: newRequestReader(o.SigningRequests), trust: o.Trust,
-		clock: o.Clock, recorder: mgr.GetEventRecorder(reporterName), verdicts: o.Verdicts, controlPlane: o.ControlPlane,
+		client: mgr.GetClient(), stored: mgr.GetAPIReader(), objects: mgr.GetCache(),
+		requests: newRequestReader(o.SigningRequests), trust: o.Trust,
+		clock: o.Clock, recorder: events, deliver: events.deliver, verdicts: o.Verdicts, controlPlane: o.ControlPlane,
 		evaluations: evaluations, memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).

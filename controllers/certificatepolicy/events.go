@@ -21,8 +21,7 @@ import (
 )
 
 const (
-	// eventBurst and eventInterval are the Event budget of a policy: so many at once, and one more per interval. The
-	// recorder drops what does not fit in its queue of 1,000, without a word; several policies' bursts stay below that.
+	// eventBurst and eventInterval are the Event budget of a policy: so many at once, and one more per interval.
 	eventBurst    = 100
 	eventInterval = 6 * time.Second
 	// summaryDelay is how long transitions without an Event of their own are collected into one that sums them up.
@@ -31,8 +30,8 @@ const (
 	maxNote = 1024
 )
 
-// The actions of Events. The recorder makes one series of Events that agree in all but the note, and drops the later
-// notes; so the action also tells apart what one evaluation can say of the same objects for the same reason.
+// The actions of Events. Who shows Events may take for one series those that agree in all but the note, so the action also
+// tells apart what one evaluation can say of the same objects for the same reason.
 const (
 	actionJudge    = "Judge"
 	actionClear    = "Clear"

@@ -257,7 +257,7 @@ func TestBurstIsSummedUp(t *testing.T) {
 		"changed at once: 950 findings over (950 Expired). See the policy's status, and the metric notafter_findings.")
 }
 
-// The recorder merges Events that agree in everything but the note.
+// Events that agree in everything but the note may be taken for one.
 func TestEventsOfOneEvaluationDifferInMoreThanTheNote(t *testing.T) {
 	var transitions []transition
 	for _, purpose := range []v1alpha1.CertificatePurpose{v1alpha1.PurposeKubeletClient, v1alpha1.PurposeKubeletServing} {

@@ -32,6 +32,8 @@ const (
 	writeInterval = time.Second
 	// evaluationInterval is the least time between two evaluations of one policy, of which the first wrote nothing.
 	evaluationInterval = 100 * time.Millisecond
+	// writeTimeout bounds the writes at the end of an evaluation. It is less than the manager has for shutting down.
+	writeTimeout = 15 * time.Second
 	// checkDelay is the least time that an evaluation comes after the instant that is due, so that it never comes early.
 	// Jitter doubles it at most.
 	checkDelay = 50 * time.Millisecond
@@ -40,12 +42,16 @@ const (
 // reconciler judges one policy at a time.
 type reconciler struct {
 	client client.Client
+	// stored reads from the API server, and not from a cache.
+	stored client.Reader
 	// objects is the cache that client reads from.
 	objects  cache.Cache
 	requests *requestReader
 	trust    trust.Source
 	clock    clock.PassiveClock
+	// recorder takes Events, and deliver writes those that it took.
 	recorder events.EventRecorder
+	deliver  func(context.Context) error
 	verdicts *metrics.Verdicts
 	// controlPlane is what another controller knows of the control plane and the trust bundles.
 	controlPlane ControlPlane
@@ -61,7 +67,11 @@ type reconciler struct {
 
 // Reconcile implements reconcile.ObjectReconciler.
 func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
-	m, now := r.remember(p), r.clock.Now()
+	m, err := r.remember(ctx, p)
+	if err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	now := r.clock.Now()
 	if pause := m.notBefore.Sub(now); pause > 0 {
 		return reconcile.Result{RequeueAfter: pause}, nil
 	}
@@ -77,6 +87,10 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		Findings: verdict.Findings, Nodes: status.Nodes, Certificates: status.Certificates, Conditions: status.Conditions,
 		Evaluated: now, Next: nextEvaluation(now, verdict.NextCheck),
 	})
+	// What has begun is finished even if the process is to end: who takes over goes on from this status, and knows nothing of
+	// Events that were left unwritten.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
 	pause := evaluationInterval
 	if !equality.Semantic.DeepEqual(p.Status, status) {
 		p.Status = status
@@ -89,6 +103,9 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 	}
 	m.notBefore = r.clock.Now().Add(pause)
 	r.announce(p, m, e, verdict.Findings)
+	if err := r.deliver(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	return reconcile.Result{RequeueAfter: untilDue(now, verdict.NextCheck, m.suppressed.due())}, nil
 }
 
@@ -114,16 +131,25 @@ func untilDue(now time.Time, instants ...time.Time) time.Duration {
 	return min(max(0, first.Sub(now)), longestSleep) + wait.Jitter(checkDelay, 1)
 }
 
-// remember returns what is remembered about the policy. A policy that was deleted and made anew is another one.
-func (r *reconciler) remember(p *v1alpha1.CertificatePolicy) *memory {
+// remember returns what is remembered about the policy. A policy that was deleted and made anew is another one. Of one that
+// this process has not evaluated yet, the status is read anew: what another process wrote last may not be in the cache yet,
+// and its Events would be repeated.
+func (r *reconciler) remember(ctx context.Context, p *v1alpha1.CertificatePolicy) (*memory, error) {
+	r.mu.Lock()
+	m := r.memories[p.Name]
+	r.mu.Unlock()
+	if m != nil && m.uid == p.UID {
+		return m, nil
+	}
+	stored := &v1alpha1.CertificatePolicy{}
+	if err := r.stored.Get(ctx, client.ObjectKeyFromObject(p), stored); err != nil {
+		return nil, fmt.Errorf("reading CertificatePolicy %s: %w", p.Name, err)
+	}
+	m = newMemory(stored)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := r.memories[p.Name]
-	if m == nil || m.uid != p.UID {
-		m = newMemory(p)
-		r.memories[p.Name] = m
-	}
-	return m
+	r.memories[p.Name] = m
+	return m, nil
 }
 
 // forget drops everything known about a policy that is gone, its series among it.

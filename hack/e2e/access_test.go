@@ -51,7 +51,7 @@ var allowed = map[string][]asked{
 		every("", "", "update", "certificatepolicies.notafter.dev/status", "nodecertificates.notafter.dev/status"),
 		every("", "", "create", "tokenreviews.authentication.k8s.io", "subjectaccessreviews.authorization.k8s.io"),
 		every("", "", "get", "/openid/v1/jwks"),
-		every("default", "", "create patch", "events.events.k8s.io"),
+		every("default", "", "create", "events.events.k8s.io"),
 		every("default", "", "list watch", "endpointslices.discovery.k8s.io"),
 		every("kube-system", "kube-root-ca.crt", "get list watch", "configmaps"),
 		every("kube-system", "extension-apiserver-authentication", "list watch", "configmaps"),
