@@ -59,7 +59,7 @@ func (e *UnservedError) Unwrap() error { return e.Err }
 
 // Err says why the objects can't be read: a *DeniedError, an *UnservedError, ErrNotSynced or, before the objects were first
 // read, what else failed. It is nil when they can be read. Objects that were read once stay readable while the API server
-// can't be reached, as in any cache; they do not when a permission is withdrawn, which shows within a minute.
+// can't be reached, as in any cache; they do not when a permission is withdrawn, which shows in about a minute.
 func (s *Source[T]) Err() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -99,6 +99,9 @@ func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options m
 		s.refused("watch")
 		return nil, err //nolint:wrapcheck // as above
 	}
+	s.mu.Lock()
+	s.watched, s.refusals = true, 0
+	s.mu.Unlock()
 	// Who may watch may list as well, by way of the watch's initial events.
 	s.set(ctx, nil)
 	return watcher, nil
@@ -130,15 +133,38 @@ func (s *Source[T]) failed(ctx context.Context, reflector *toolscache.Reflector,
 	s.mu.RUnlock()
 	switch {
 	case apierrors.IsForbidden(err):
-		s.set(ctx, &DeniedError{Permission: s.Permission(verb), Err: status(err)})
+		s.doubt(ctx, &DeniedError{Permission: s.Permission(verb), Err: status(err)})
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):
-		s.set(ctx, &UnservedError{Permission: s.Permission(verb), Resource: s.resource.String(), Err: status(err)})
+		s.doubt(ctx, &UnservedError{Permission: s.Permission(verb), Resource: s.resource.String(), Err: status(err)})
 	default:
+		s.resetDoubt()
 		toolscache.DefaultWatchErrorHandler(ctx, reflector, err)
 		if !s.informer.HasSynced() {
 			s.set(ctx, fmt.Errorf("%s: %w", s.Permission(verb), err))
 		}
 	}
+}
+
+// doubt takes a refusal for what it says only when it was repeated. While an API server starts, it refuses for a moment what
+// everybody may do, because it has not read its roles yet, and does not know of APIs that it will serve.
+func (s *Source[T]) doubt(ctx context.Context, err error) {
+	s.mu.Lock()
+	s.refusals++
+	believable := firstRefusals
+	if s.watched {
+		believable = laterRefusals
+	}
+	believed := s.refusals >= believable
+	s.mu.Unlock()
+	if believed {
+		s.set(ctx, err)
+	}
+}
+
+func (s *Source[T]) resetDoubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusals = 0
 }
 
 // status is the API server's own answer, without what the client put around it.

@@ -50,6 +50,10 @@ const (
 	watchJitter = 0.5
 )
 
+// firstRefusals in a row are believed at the start, and laterRefusals of what could be read before. The reflector waits
+// longer and longer between attempts, so that this takes a second or two, and a few seconds.
+const firstRefusals, laterRefusals = 2, 3
+
 // Options say which objects a Source watches, and how it keeps them.
 type Options struct {
 	// Namespace limits the source to one namespace. Empty: all of them, or a resource that has none.
@@ -77,8 +81,11 @@ type Source[T client.Object] struct {
 	mu sync.RWMutex
 	// err is why the objects can't be read; nil while they can, as far as is known.
 	err error
-	// verb is the request that was refused last.
-	verb string
+	// verb is the request that was refused last, and refusals counts those in a row.
+	verb     string
+	refusals int
+	// watched says that a watch was begun once.
+	watched bool
 	// settled is closed when the first request was answered, whatever the answer.
 	settled     chan struct{}
 	settledOnce sync.Once

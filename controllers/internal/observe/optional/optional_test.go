@@ -240,6 +240,49 @@ func TestWatchTime(t *testing.T) {
 	}
 }
 
+// TestRefusalsInPassing is about an API server that is restarted, and refuses what it will allow in a moment.
+func TestRefusalsInPassing(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		refusals int32
+		believed bool
+	}{{"two", 2, false}, {"three", 3, true}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var forbidden error = apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("no RBAC rule"))
+			var refused atomic.Int32
+			watcher := watch.NewFake()
+			watching := make(chan struct{})
+			c := fake.NewClientBuilder().WithObjects(configMap("a")).WithInterceptorFuncs(interceptor.Funcs{
+				List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
+					select {
+					case <-watching: // it was read before
+						refused.Add(1)
+						return forbidden
+					default:
+						return c.List(ctx, list, o...)
+					}
+				},
+				Watch: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) (watch.Interface, error) {
+					close(watching)
+					return watcher, nil
+				},
+			}).Build()
+			s := start(t, withoutInitialEvents{c}, optional.Options{})
+			eventually(t, "reading", readable(s))
+			<-watching
+			expired := apierrors.NewResourceExpired("compacted").ErrStatus // so that it lists again
+			watcher.Error(&expired)
+			eventually(t, "refusals", func() bool { return refused.Load() >= test.refusals })
+			if test.believed {
+				eventually(t, "belief", func() bool { return apierrors.IsForbidden(s.Err()) })
+			} else if all, err := s.List(); err != nil || len(all) != 1 {
+				t.Errorf("List() = %v, %v, want what was read before", all, err)
+			}
+		})
+	}
+}
+
 // TestChanged is about a controller that watches a source which may not be read: it starts all the same, and hears of it
 // when the permission was granted.
 func TestChanged(t *testing.T) {
