@@ -11,11 +11,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -32,6 +34,8 @@ const (
 	writeInterval = time.Second
 	// evaluationInterval is the least time between two evaluations of one policy, of which the first wrote nothing.
 	evaluationInterval = 100 * time.Millisecond
+	// staleRetry is the wait for a cache that is behind what was just written.
+	staleRetry = 250 * time.Millisecond
 	// writeTimeout bounds the writes at the end of an evaluation. It is less than the manager has for shutting down.
 	writeTimeout = 15 * time.Second
 	// checkDelay is the least time that an evaluation comes after the instant that is due, so that it never comes early.
@@ -94,7 +98,12 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 	pause := evaluationInterval
 	if !equality.Semantic.DeepEqual(p.Status, status) {
 		p.Status = status
-		if err := r.client.Status().Update(ctx, p); err != nil {
+		err := r.client.Status().Update(ctx, p)
+		if apierrors.IsConflict(err) {
+			log.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
+			return reconcile.Result{RequeueAfter: staleRetry}, nil
+		}
+		if err != nil {
 			// Nothing is lost: what m holds is that of the last status written, so the retry finds the same transitions.
 			return reconcile.Result{}, client.IgnoreNotFound(
 				fmt.Errorf("updating the status of CertificatePolicy %s: %w", p.Name, err))
