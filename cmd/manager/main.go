@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -75,6 +76,9 @@ func start(ctx context.Context, log logr.Logger, o *options) error {
 	if err != nil {
 		return fmt.Errorf("finding a cluster to connect to (in-cluster configuration, $KUBECONFIG, ~/.kube/config): %w", err)
 	}
+	if _, err := rest.InClusterConfig(); o.leaderElect && o.leaderElectionNamespace == "" && errors.Is(err, rest.ErrNotInCluster) {
+		return errors.New("--leader-elect outside a cluster: name the Lease's namespace with --leader-election-namespace")
+	}
 	restConfig.UserAgent = "notafter/" + version
 	restConfig.QPS, restConfig.Burst = o.kubeAPIQPS, o.kubeAPIBurst
 	mgr, err := ctrl.NewManager(restConfig, o.managerOptions(log))
@@ -121,6 +125,7 @@ func (o *options) managerOptions(log logr.Logger) manager.Options {
 	}
 	return manager.Options{
 		Scheme:                        controllers.NewScheme(),
+		MapperProvider:                controllers.NewMapper,
 		Logger:                        log,
 		Cache:                         controllers.CacheOptions(),
 		Metrics:                       metricsOptions,

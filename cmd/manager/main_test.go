@@ -27,6 +27,17 @@ func TestRunUsage(t *testing.T) {
 		{"trust key", []string{"--kubelet-trust-key=a/b"}, exitUsage, "", "--kubelet-trust-key"},
 		{"no probes", []string{"--probe-concurrency=0"}, exitUsage, "", "--probe-concurrency 0: want 1 to 1024"},
 		{"no requests", []string{"--kube-api-qps=0"}, exitUsage, "", "--kube-api-qps"},
+		{"no number", []string{"--probe-concurrency=many"}, exitUsage, "", `"many" for "--probe-concurrency"`},
+		{"no port", []string{"--metrics-bind-address=localhost"}, exitUsage, "", `--metrics-bind-address "localhost": want an address`},
+		{"no address", []string{"--health-probe-bind-address="}, exitUsage, "", `--health-probe-bind-address "": want an address`},
+		{"port out of range", []string{"--metrics-bind-address=:65536"}, exitUsage, "", "--metrics-bind-address"},
+		{"nothing served", []string{"--metrics-bind-address=0", "--health-probe-bind-address=0", "--version"}, 0, version, ""},
+		{"no namespace", []string{"--leader-election-namespace=a/b"}, exitUsage, "", `--leader-election-namespace "a/b"`},
+		{"no certificate", []string{"--metrics-cert-dir=none"}, exitUsage, "", `--metrics-cert-dir "none": want a folder with tls.crt`},
+		{
+			"certificate without TLS", []string{"--metrics-cert-dir=none", "--metrics-secure=false"}, exitUsage, "",
+			"--metrics-cert-dir is for metrics over TLS",
+		},
 		{"log format", []string{"--log-format=xml"}, exitUsage, "", "want json or console"},
 		{"log level", []string{"--log-level=loud"}, exitUsage, "", "want debug, info or error"},
 	}

@@ -4,8 +4,13 @@
 package main
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/go-logr/logr"
@@ -124,11 +129,40 @@ func (o *options) check() error {
 	if o.kubeAPIQPS <= 0 || o.kubeAPIBurst < 1 {
 		return fmt.Errorf("--kube-api-qps %v and --kube-api-burst %d: want more than 0", o.kubeAPIQPS, o.kubeAPIBurst)
 	}
+	if err := o.checkServing(); err != nil {
+		return err
+	}
 	if o.logFormat != "json" && o.logFormat != "console" {
 		return fmt.Errorf("--log-format %q: want json or console", o.logFormat)
 	}
 	if _, ok := logLevels[o.logLevel]; !ok {
 		return fmt.Errorf("--log-level %q: want debug, info or error", o.logLevel)
+	}
+	return nil
+}
+
+// checkServing checks what would otherwise fail only when the manager has started, and in words that name no flag.
+func (o *options) checkServing() error {
+	for flag, address := range map[string]string{
+		"--metrics-bind-address": o.metricsAddress, "--health-probe-bind-address": o.healthAddress,
+	} {
+		_, port, err := net.SplitHostPort(address)
+		if number, malformed := strconv.ParseUint(port, 10, 16); address != "0" && (err != nil || malformed != nil || number == 0) {
+			return fmt.Errorf("%s %q: want an address and port like :8443, or 0 to serve none", flag, address)
+		}
+	}
+	if namespace := o.leaderElectionNamespace; namespace != "" && len(validation.IsDNS1123Label(namespace)) > 0 {
+		return fmt.Errorf("--leader-election-namespace %q: want the name of a namespace", namespace)
+	}
+	if o.metricsCertDir == "" {
+		return nil
+	}
+	if !o.metricsSecure {
+		return errors.New("--metrics-cert-dir is for metrics over TLS: leave it out, or --metrics-secure=false")
+	}
+	if _, err := tls.LoadX509KeyPair(
+		filepath.Join(o.metricsCertDir, "tls.crt"), filepath.Join(o.metricsCertDir, "tls.key")); err != nil {
+		return fmt.Errorf("--metrics-cert-dir %q: want a folder with tls.crt and tls.key: %w", o.metricsCertDir, err)
 	}
 	return nil
 }
