@@ -53,6 +53,7 @@ func overlay(t *testing.T, components ...string) string {
 // testComponents applies the components together, and checks that they are about the Deployment's Pods as the API server
 // keeps them, defaults included.
 func testComponents(t *testing.T, c client.Client, kubectl func(t *testing.T, args ...string) string) {
+	t.Helper()
 	kubectl(t, "apply", "--server-side", "-k", overlay(t, highAvailability...))
 	own := client.ObjectKey{Namespace: "notafter-system", Name: "notafter-controller-manager"}
 	get := func(key client.ObjectKey, object client.Object) {
