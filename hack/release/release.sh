@@ -9,14 +9,15 @@
 # version is the changelog's, unless $VERSION is another.
 set -euo pipefail
 folder=${1:?usage: hack/release/release.sh FOLDER}
-rm -rf "$folder"
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-version=${VERSION:-$(hack/release/version.sh)}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+version=${VERSION:-$("$root/hack/release/version.sh")}
 export VERSION=$version IMAGE=${IMAGE:-ghcr.io/notafter/notafter:$version}
 export SOURCE_DATE_EPOCH # Helm heeds it, too
 
+rm -rf "$folder"
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+cd "$root"
 hack/release/image.sh "$folder/notafter-$VERSION-image.tar"
 hack/release/install.sh "$IMAGE" >"$folder/install.yaml"
 helm=$(hack/tools/install.sh helm)
