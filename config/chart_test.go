@@ -30,9 +30,11 @@ import (
 // chartComponents are the components that the chart has, by the value that switches each on.
 var chartComponents = map[string]string{
 	"bootstrapTokens.enabled":     "bootstrap-tokens",
+	"grafana.enabled":             "grafana",
 	"networkPolicy.enabled":       "network-policy",
 	"podDisruptionBudget.enabled": "pod-disruption-budget",
 	"priorityClass.enabled":       "priority-class",
+	"prometheus.enabled":          "prometheus",
 	"topologySpread.enabled":      "topology-spread",
 }
 

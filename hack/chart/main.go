@@ -33,9 +33,11 @@ const (
 // components are the folders of config/components that are in the chart, and the value that switches each on.
 var components = []component{
 	{folder: "bootstrap-tokens", value: "bootstrapTokens.enabled"},
+	{folder: "grafana", value: "grafana.enabled"},
 	{folder: "network-policy", value: "networkPolicy.enabled"},
 	{folder: "pod-disruption-budget", value: "podDisruptionBudget.enabled"},
 	{folder: "priority-class", value: "priorityClass.enabled"},
+	{folder: "prometheus", value: "prometheus.enabled"},
 	{folder: "topology-spread", value: "topologySpread.enabled"},
 }
 
