@@ -435,7 +435,7 @@ func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 	suites := ctrlmetrics.Registry
 	ctrlmetrics.Registry = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	options := controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8}
+	options := controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8, ProbeLoopback: true}
 	for _, change := range changes {
 		change(&options)
 	}

@@ -45,6 +45,8 @@ type Options struct {
 	KubeletReader types.NamespacedName
 	// ProbeConcurrency is how many kubelets are probed at once.
 	ProbeConcurrency int
+	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address: in clusters that run on one machine.
+	ProbeLoopback bool
 	// WatchTime is how long a watch of what notafter can do without runs before it is begun anew, which is when a permission
 	// that was withdrawn shows. Zero means optional.DefaultWatchTime.
 	WatchTime time.Duration
@@ -81,7 +83,7 @@ func Setup(mgr manager.Manager, o Options) error {
 
 	if err := nodecertificates.Add(mgr, nodecertificates.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
-		KubeletReader: o.KubeletReader,
+		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader,
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}

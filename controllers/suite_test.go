@@ -72,7 +72,7 @@ func startOperator() {
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
 	Expect(controllers.Setup(mgr, controllers.Options{
-		TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8,
+		TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8, ProbeLoopback: true,
 	})).To(Succeed())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()

@@ -87,6 +87,7 @@ func start(ctx context.Context, log logr.Logger, o *options) error {
 	}
 	if err := controllers.Setup(mgr, controllers.Options{
 		TrustConfigMap: o.trustConfigMap, TrustKey: o.trustKey, ProbeConcurrency: o.probeConcurrency,
+		ProbeLoopback: o.probeLoopback,
 		KubeletReader: o.kubeletReader,
 	}); err != nil {
 		return err

@@ -37,6 +37,7 @@ type options struct {
 	trustKey         string
 	kubeletReader    types.NamespacedName
 	probeConcurrency int
+	probeLoopback    bool
 
 	kubeAPIQPS   float32
 	kubeAPIBurst int
@@ -73,6 +74,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 		"namespace/name of the ServiceAccount whose short-lived tokens kubelets are asked with about their rotation settings "+
 			"and renewals; it needs get on nodes/metrics and nodes/configz, and nothing else. Empty asks no kubelet")
 	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024")
+	flags.BoolVar(&o.probeLoopback, "probe-loopback", false,
+		"connect to kubelets on loopback addresses, too: for tests and clusters whose nodes are all on this machine. A node "+
+			"chooses its address, and elsewhere this would let it choose what the manager connects to on its own machine")
 	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests per second to the API server, on average")
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server in a burst")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "address to serve metrics on; 0 serves none")

@@ -63,6 +63,8 @@ type Options struct {
 	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. A quarter of that
 	// is open to nodes that did not answer in time.
 	ProbeConcurrency int
+	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address.
+	ProbeLoopback bool
 }
 
 // Add adds both controllers to the manager.
@@ -126,15 +128,16 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 	}
 	counts.due.records.Store(probed)
 	p := &prober{
-		client:  mgr.GetClient(),
-		trust:   o.Trust,
-		clock:   o.Clock,
-		probe:   tlsprobe.New(o.Clock).Probe,
-		records: probed,
-		slow:    newSlots(o.ProbeConcurrency / suspectShare),
-		wake:    wake.wake,
-		random:  rand.Float64,
-		metrics: counts,
+		client:   mgr.GetClient(),
+		trust:    o.Trust,
+		clock:    o.Clock,
+		probe:    tlsprobe.New(o.Clock).Probe,
+		records:  probed,
+		loopback: o.ProbeLoopback,
+		slow:     newSlots(o.ProbeConcurrency / suspectShare),
+		wake:     wake.wake,
+		random:   rand.Float64,
+		metrics:  counts,
 	}
 	if o.KubeletReader.Name != "" {
 		p.ask = kubelet.New(o.Clock, kubelet.NewTokenSource(mgr.GetClient(), o.KubeletReader, o.Clock)).Read

@@ -17,8 +17,9 @@ import (
 const defaultKubeletPort = 10250
 
 // kubeletAddress is where the node's kubelet serves: its first usable InternalIP, or else ExternalIP, and its port. The node
-// writes both itself, so they are not taken at face value.
-func kubeletAddress(node *corev1.Node) (netip.AddrPort, error) {
+// writes both itself, so they are not taken at face value: it could have the manager connect to itself, or to what only its own
+// machine may reach, such as the cloud's metadata service. Loopback addresses are for clusters that run on one machine.
+func kubeletAddress(node *corev1.Node, loopback bool) (netip.AddrPort, error) {
 	port := node.Status.DaemonEndpoints.KubeletEndpoint.Port
 	if port == 0 {
 		port = defaultKubeletPort
@@ -32,7 +33,7 @@ func kubeletAddress(node *corev1.Node) (netip.AddrPort, error) {
 			if candidate.Type != kind {
 				continue
 			}
-			address, err := parseAddress(candidate.Address)
+			address, err := parseAddress(candidate.Address, loopback)
 			if err == nil {
 				return netip.AddrPortFrom(address, uint16(port)), nil
 			}
@@ -42,17 +43,25 @@ func kubeletAddress(node *corev1.Node) (netip.AddrPort, error) {
 	return netip.AddrPort{}, reason
 }
 
-func parseAddress(text string) (netip.Addr, error) {
-	address, err := netip.ParseAddr(text)
+func parseAddress(name string, loopback bool) (netip.Addr, error) {
+	address, err := netip.ParseAddr(name)
 	switch {
 	case err != nil:
 		return netip.Addr{}, errors.New("is not an IP address")
 	case address.Zone() != "":
 		return netip.Addr{}, errors.New("has a zone, which means nothing on another machine")
-	case address.IsUnspecified() || address.Unmap().IsUnspecified():
-		return netip.Addr{}, errors.New("is the unspecified address")
-	case address.IsMulticast() || address.Unmap().IsMulticast():
-		return netip.Addr{}, errors.New("is a multicast address")
 	}
-	return address.Unmap(), nil
+	address = address.Unmap()
+	switch {
+	case address.IsUnspecified():
+		return netip.Addr{}, errors.New("is the unspecified address")
+	case address.IsMulticast():
+		return netip.Addr{}, errors.New("is a multicast address")
+	case address.IsLinkLocalUnicast():
+		return netip.Addr{}, errors.New("is a link-local address, which stands for something else on every machine")
+	case address.IsLoopback() && !loopback:
+		return netip.Addr{}, errors.New("is a loopback address, which is the manager's own and not the node's: " +
+			"it is connected to with --probe-loopback only")
+	}
+	return address, nil
 }

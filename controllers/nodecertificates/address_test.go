@@ -38,6 +38,11 @@ func TestKubeletAddress(t *testing.T) {
 		"unspecified IPv4": {[]corev1.NodeAddress{internal("::ffff:0.0.0.0")}, 0, "", "is the unspecified address"},
 		"multicast":        {[]corev1.NodeAddress{internal("224.0.0.1")}, 0, "", "is a multicast address"},
 		"multicast IPv6":   {[]corev1.NodeAddress{external("ff02::1")}, 0, "", `ExternalIP "ff02::1" is a multicast address`},
+		"loopback":         {[]corev1.NodeAddress{internal("127.0.0.1")}, 0, "", "is a loopback address"},
+		"loopback IPv6":    {[]corev1.NodeAddress{internal("::1")}, 0, "", "is a loopback address"},
+		"loopback as IPv6": {[]corev1.NodeAddress{internal("::ffff:127.8.9.1")}, 0, "", "is a loopback address"},
+		"metadata service": {[]corev1.NodeAddress{internal("169.254.169.254")}, 80, "", "is a link-local address"},
+		"link-local":       {[]corev1.NodeAddress{internal("fe80::1")}, 0, "", "is a link-local address"},
 		"zone":             {[]corev1.NodeAddress{internal("fe80::1%eth0")}, 0, "", "has a zone"},
 		"port too large":   {[]corev1.NodeAddress{internal("10.0.0.1")}, 70000, "", "is 70000, not a port"},
 		"negative port":    {[]corev1.NodeAddress{internal("10.0.0.1")}, -1, "", "is -1, not a port"},
@@ -46,7 +51,7 @@ func TestKubeletAddress(t *testing.T) {
 			node := &corev1.Node{}
 			node.Status.Addresses = test.addresses
 			node.Status.DaemonEndpoints.KubeletEndpoint.Port = test.port
-			got, err := kubeletAddress(node)
+			got, err := kubeletAddress(node, false)
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) || len(err.Error()) > 300 ||
 					strings.Contains(err.Error(), "\x1b") {
@@ -58,5 +63,16 @@ func TestKubeletAddress(t *testing.T) {
 				t.Errorf("address = %v, %v, want %s", got, err, test.want)
 			}
 		})
+	}
+}
+
+func TestKubeletAddressOnOneMachine(t *testing.T) {
+	for name, want := range map[string]string{"127.0.0.1": "127.0.0.1:10250", "::1": "[::1]:10250", "169.254.169.254": ""} {
+		node := &corev1.Node{}
+		node.Status.Addresses = []corev1.NodeAddress{address(corev1.NodeInternalIP, name)}
+		got, err := kubeletAddress(node, true)
+		if (err == nil) != (want != "") || want != "" && got.String() != want {
+			t.Errorf("address of %s = %v, %v, want %q", name, got, err, want)
+		}
 	}
 }

@@ -40,6 +40,8 @@ type prober struct {
 	// ask asks a kubelet about itself; nil when there is no account to ask with.
 	ask     func(ctx context.Context, target kubelet.Target, timeout time.Duration) kubelet.Result
 	records *records
+	// loopback says that loopback addresses are connected to.
+	loopback bool
 	// slow are the workers that suspects may keep waiting.
 	slow slots
 	// wake tells the first controller that there is news of a node.
@@ -79,7 +81,7 @@ func (p *prober) reconcile(
 	ctx context.Context, node *corev1.Node, wanted demand, known *v1alpha1.NodeCertificates,
 ) (reconcile.Result, error) {
 	current := p.recordOf(node, known)
-	address, err := kubeletAddress(node)
+	address, err := kubeletAddress(node, p.loopback)
 	if err != nil {
 		// Nothing to wait for but a change of the Node, which is watched.
 		latest := record{uid: node.UID, evidence: noAddress(err)}

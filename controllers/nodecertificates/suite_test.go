@@ -129,7 +129,7 @@ func startManager() {
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
 	Expect(Add(mgr, Options{
-		Clock: clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency,
+		Clock: clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
 		KubeletReader: reader,
 		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})).To(Succeed())

@@ -63,6 +63,7 @@ func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...
 	args = append([]string{
 		"--log-format=console", "--health-probe-bind-address=" + o.health,
 		"--metrics-secure=false", "--metrics-bind-address=" + o.metrics,
+		"--probe-loopback", // where the simulated kubelets are
 	}, args...)
 	// The context would kill it, but Stop is what ends it.
 	o.command = exec.CommandContext(context.WithoutCancel(ctx), binary, args...)

@@ -84,7 +84,7 @@ func checkProbe(e *evaluation, f *facts) {
 		what = "The serving certificate of the kubelet has not been verified against the Cluster CA"
 		fix = "If the message names a CA, that one has to be replaced; otherwise the next probe tells."
 	case f.serving.Outcome == v1alpha1.ProbeNoAddress:
-		what = "The kubelet could not be asked for its serving certificate: its Node has no IP address or kubelet port"
+		what = "The kubelet could not be asked for its serving certificate: its Node has no usable IP address or kubelet port"
 		fix = "Check the cloud's node controller, or the kubelet's --node-ip."
 	default:
 		what = "The kubelet could not be asked for its serving certificate"

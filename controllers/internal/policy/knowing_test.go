@@ -34,7 +34,7 @@ func TestKnowing(t *testing.T) {
 		{name: "hanging", change: probe(v1alpha1.ServingModeUnknown, v1alpha1.ProbeHandshakeFailed), want: []brief{failed}},
 		{
 			name: "no address", change: probe(v1alpha1.ServingModeUnknown, v1alpha1.ProbeNoAddress), want: []brief{failed},
-			says: "no IP address or kubelet port",
+			says: "no usable IP address or kubelet port",
 		},
 		{name: "an outcome of the future", change: probe(v1alpha1.ServingModeUnknown, "Odd"), want: []brief{failed}},
 		{
