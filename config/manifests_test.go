@@ -420,7 +420,7 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 			{Verb: "update", Group: own, Resource: "certificatepolicies", Subresource: "status"},
 			{Verb: "create", Group: own, Resource: "nodecertificates"},
 			{Verb: "update", Group: own, Resource: "nodecertificates", Subresource: "status"},
-			{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "kube-root-ca.crt"},
+			{Verb: "watch", Resource: "configmaps", Namespace: "kube-system", Name: "kube-root-ca.crt"},
 			{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "default"},
 			{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system"},
 			{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "notafter-system", Name: "notafter.dev"},
@@ -431,7 +431,7 @@ func managerMay() map[bool][]authorizationv1.ResourceAttributes {
 		},
 		false: {
 			{Verb: "get", Resource: "secrets", Namespace: "kube-system"},
-			{Verb: "get", Resource: "configmaps", Namespace: "kube-system", Name: "extension-apiserver-authentication"},
+			{Verb: "watch", Resource: "configmaps", Namespace: "kube-system", Name: "another"},
 			{Verb: "get", Resource: "nodes", Subresource: "proxy"},
 			{Verb: "get", Resource: "nodes", Subresource: "metrics"},
 			{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "notafter-system",

@@ -45,7 +45,7 @@ func CacheOptions() cache.Options {
 // not one, because a watch has one field selector.
 type signingRequests = map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch
 
 func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTime time.Duration) (signingRequests, error) {
 	requests := make(signingRequests, len(signers))
@@ -67,7 +67,7 @@ func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTim
 	return requests, nil
 }
 
-// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
 
 func addConfigMap(
 	mgr manager.Manager, watching client.WithWatch, name types.NamespacedName, watchTime time.Duration,

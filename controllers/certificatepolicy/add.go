@@ -86,10 +86,10 @@ type Options struct {
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies/status,verbs=update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,namespace=default,verbs=create
 // +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
-// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch
 
 // Add adds the controller to the manager.
 func Add(mgr manager.Manager, o Options) error {
@@ -126,7 +126,7 @@ func Add(mgr manager.Manager, o Options) error {
 		WatchesRawSource(source.Kind(mgr.GetCache(), &corev1.Node{},
 			wakeAll[*corev1.Node](mgr.GetClient()), nodeChanged())).
 		// Without the Cluster CA nothing that a kubelet serves can be verified, which the policy has to say.
-		WatchesRawSource(o.TrustConfigMap.Changed(wakeAll[*corev1.ConfigMap](mgr.GetClient()), trustBundleChanged(o.Trust)))
+		WatchesRawSource(o.TrustConfigMap.Changed(wakeAll[*corev1.ConfigMap](mgr.GetClient()), o.Trust.Changed()))
 	for _, requests := range o.SigningRequests {
 		// A request for a node that is not there shows in no NodeCertificates: the machine that failed to become a node.
 		b = b.WatchesRawSource(requests.Changed(

@@ -17,7 +17,6 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
-	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
 // lookupTimeout bounds a predicate's look into a cache that is not synced yet.
@@ -41,18 +40,6 @@ func nodeChanged() predicate.TypedPredicate[*corev1.Node] {
 				!reflect.DeepEqual(judgedNode(e.ObjectOld), judgedNode(e.ObjectNew))
 		},
 	}
-}
-
-// trustBundleChanged passes what changes the Cluster CA's certificates.
-func trustBundleChanged(source trust.Source) predicate.TypedPredicate[*corev1.ConfigMap] {
-	named := predicate.NewTypedPredicateFuncs(func(o *corev1.ConfigMap) bool {
-		return client.ObjectKeyFromObject(o) == source.ConfigMap
-	})
-	return predicate.And[*corev1.ConfigMap](named, predicate.TypedFuncs[*corev1.ConfigMap]{
-		UpdateFunc: func(e event.TypedUpdateEvent[*corev1.ConfigMap]) bool {
-			return e.ObjectOld.Data[source.Key] != e.ObjectNew.Data[source.Key]
-		},
-	})
 }
 
 // maybeOrphaned passes the signing requests that belong to no Node. The others reach the policy through the node's

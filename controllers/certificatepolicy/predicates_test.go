@@ -14,13 +14,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
 // wakes says what the predicate makes of a change of the object.
@@ -87,28 +85,6 @@ func TestFactsChanged(t *testing.T) {
 				t.Errorf("wakes the policies: %v, want %v", got, test.want)
 			}
 		})
-	}
-}
-
-func TestTrustBundleChanged(t *testing.T) {
-	key := types.NamespacedName{Namespace: "kube-system", Name: "kube-root-ca.crt"}
-	changed := trustBundleChanged(trust.Source{ConfigMap: key, Key: "ca.crt"})
-	bundle := &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Data: map[string]string{"ca.crt": "one"},
-	}
-	if !wakes(changed, bundle, func(c *corev1.ConfigMap) { c.Data["ca.crt"] = "two" }) {
-		t.Error("another CA wakes nobody")
-	}
-	if wakes(changed, bundle, func(c *corev1.ConfigMap) { c.Data["other"] = "two" }) {
-		t.Error("another key wakes the policies")
-	}
-	if !changed.Delete(event.TypedDeleteEvent[*corev1.ConfigMap]{Object: bundle}) {
-		t.Error("the bundle's deletion wakes nobody")
-	}
-	other := bundle.DeepCopy()
-	other.Name = "another"
-	if changed.Create(event.TypedCreateEvent[*corev1.ConfigMap]{Object: other}) {
-		t.Error("another ConfigMap wakes the policies")
 	}
 }
 

@@ -49,7 +49,7 @@ type Options struct {
 	WatchTime time.Duration
 }
 
-// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=list;watch
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=extension-apiserver-authentication,verbs=list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,namespace=default,verbs=list;watch

@@ -53,7 +53,7 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 		r.store.set(nil, nil)
 		return reconcile.Result{}, nil
 	}
-	r.sources.want(d)
+	r.sources.want(ctx, d)
 	o := &observation{
 		demand: d, cas: &r.cas, trustSource: r.trust.ConfigMap.String(), denied: map[string]policy.Denial{},
 	}

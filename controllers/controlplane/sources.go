@@ -54,17 +54,19 @@ type sources struct {
 	mutating       lister[*admissionregistrationv1.MutatingWebhookConfiguration]
 	definitions    lister[*definition]
 	// starts start what a purpose needs, once.
-	starts map[v1alpha1.CertificatePurpose][]func()
+	starts map[v1alpha1.CertificatePurpose][]func(context.Context)
 }
 
 // want starts the watches that give what is demanded. They are not stopped again when nobody wants it any more: policies
 // come and go, and what they leave is small.
-func (s *sources) want(d demand) {
+func (s *sources) want(ctx context.Context, d demand) {
+	var started sync.WaitGroup
 	for purpose := range d.purposes {
 		for _, start := range s.starts[purpose] {
-			start()
+			started.Go(func() { start(ctx) })
 		}
 	}
+	started.Wait()
 }
 
 // adder adds sources to a manager and collects what the controller has to watch.
@@ -79,7 +81,7 @@ type adder struct {
 
 // addSources makes the sources and adds them to the manager. The controller must watch what is returned.
 func addSources(mgr manager.Manager, c client.WithWatch, watchTime time.Duration) (*sources, []source.Source, error) {
-	s := &sources{starts: map[v1alpha1.CertificatePurpose][]func(){}}
+	s := &sources{starts: map[v1alpha1.CertificatePurpose][]func(context.Context){}}
 	a := &adder{manager: mgr, client: c, watchTime: watchTime, sources: s}
 	s.endpoints = addSource(a, &discoveryv1.EndpointSlice{}, optional.Options{
 		Namespace:     metav1.NamespaceDefault,
@@ -107,42 +109,18 @@ func addSource[T client.Object](
 	a *adder, kind T, o optional.Options, needed ...v1alpha1.CertificatePurpose,
 ) lister[T] {
 	o.Transform, o.WatchTime = strip, a.watchTime
-	s, err := optional.New(a.client, kind, o)
+	s, err := optional.NewOnDemand(a.client, kind, o)
 	if err != nil {
 		a.errs = append(a.errs, err)
 		return nil
 	}
-	run := &lazily{run: s.Start, wanted: make(chan struct{})}
-	if err := a.manager.Add(run); err != nil {
+	if err := a.manager.Add(s); err != nil {
 		a.errs = append(a.errs, fmt.Errorf("adding the source of %T: %w", kind, err))
 		return nil
 	}
-	// The function leaves out the wait for the first answer, which comes after somebody wants one.
-	a.watched = append(a.watched, source.Func(s.Changed(enqueue[T]()).Start))
+	a.watched = append(a.watched, s.Changed(enqueue[T]()))
 	for _, purpose := range needed {
-		a.sources.starts[purpose] = append(a.sources.starts[purpose], run.want)
+		a.sources.starts[purpose] = append(a.sources.starts[purpose], s.Want)
 	}
 	return s
 }
-
-// lazily is a manager.Runnable that begins when it is wanted.
-type lazily struct {
-	run    func(context.Context) error
-	wanted chan struct{}
-	once   sync.Once
-}
-
-func (l *lazily) want() { l.once.Do(func() { close(l.wanted) }) }
-
-// Start implements manager.Runnable.
-func (l *lazily) Start(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-l.wanted:
-		return l.run(ctx)
-	}
-}
-
-// NeedLeaderElection implements manager.LeaderElectionRunnable: who wants it decides.
-func (*lazily) NeedLeaderElection() bool { return false }

@@ -89,9 +89,9 @@ func Add(mgr manager.Manager, o Options) error {
 	return nil
 }
 
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
-// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=list;watch;create;update
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates/status,verbs=update
 // Where the admission plugin OwnerReferencesPermissionEnforcement is on, changing an owner reference needs delete.
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
@@ -114,8 +114,8 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker)
 	return b.Complete(r)
 }
 
-// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
 
 // The manager may make tokens of the account that kubelets are asked with, which may do nothing else
 // (config/rbac/kubelet_reader.yaml), and of no other.
@@ -156,6 +156,6 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
 		// Another trust bundle changes the verdict on every served certificate.
 		WatchesRawSource(o.TrustConfigMap.Changed(onAny[*corev1.ConfigMap](all),
-			trustBundleChanged(o.Trust.ConfigMap, o.Trust.Key))).
+			trustBundleChanged(o.Trust))).
 		Complete(p)
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
 const (
@@ -119,14 +120,8 @@ func policyChanged() predicate.Predicate {
 }
 
 // trustBundleChanged lets through changes of the trust bundle.
-func trustBundleChanged(configMap types.NamespacedName, key string) predicate.TypedPredicate[*corev1.ConfigMap] {
-	named := predicate.NewTypedPredicateFuncs(func(object *corev1.ConfigMap) bool {
-		return client.ObjectKeyFromObject(object) == configMap
-	})
-	changed := predicate.TypedFuncs[*corev1.ConfigMap]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.ConfigMap]) bool {
-		return e.ObjectOld.Data[key] != e.ObjectNew.Data[key]
-	}}
-	return predicate.And[*corev1.ConfigMap](named, changed, afterStart[*corev1.ConfigMap]())
+func trustBundleChanged(bundle trust.Source) predicate.TypedPredicate[*corev1.ConfigMap] {
+	return predicate.And[*corev1.ConfigMap](bundle.Changed(), afterStart[*corev1.ConfigMap]())
 }
 
 // afterStart holds back the objects that existed when the watch began.

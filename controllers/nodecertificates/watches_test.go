@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 )
 
@@ -108,7 +109,7 @@ func TestPolicyChanged(t *testing.T) {
 
 func TestTrustBundleChanged(t *testing.T) {
 	name := types.NamespacedName{Namespace: "kube-system", Name: "kube-root-ca.crt"}
-	p := trustBundleChanged(name, "ca.crt")
+	p := trustBundleChanged(trust.Source{ConfigMap: name, Key: "ca.crt"})
 	bundle := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}, Data: map[string]string{"ca.crt": "a"},
 	}

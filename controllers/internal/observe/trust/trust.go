@@ -11,6 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/notafter/notafter/controllers/internal/pki"
 )
@@ -51,6 +54,18 @@ type version struct {
 // New returns a Source that parses each version of the ConfigMap once. Its copies share that memory.
 func New(reader Reader, configMap types.NamespacedName, key string) Source {
 	return Source{Reader: reader, ConfigMap: configMap, Key: key, memo: &memo{}}
+}
+
+// Changed passes what changes the trust bundle, of all that happens to ConfigMaps.
+func (s Source) Changed() predicate.TypedPredicate[*corev1.ConfigMap] {
+	named := predicate.NewTypedPredicateFuncs(func(configMap *corev1.ConfigMap) bool {
+		return client.ObjectKeyFromObject(configMap) == s.ConfigMap
+	})
+	return predicate.And[*corev1.ConfigMap](named, predicate.TypedFuncs[*corev1.ConfigMap]{
+		UpdateFunc: func(e event.TypedUpdateEvent[*corev1.ConfigMap]) bool {
+			return e.ObjectOld.Data[s.Key] != e.ObjectNew.Data[s.Key]
+		},
+	})
 }
 
 // Bundle returns the trust bundle. The error names the ConfigMap, the key and what to do; it is the same as long as its

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -97,5 +98,27 @@ func TestBundleIsParsedOncePerVersion(t *testing.T) {
 	literal := trust.Source{Reader: api, ConfigMap: name, Key: "ca.crt"}
 	if _, err := literal.Bundle(); err == nil {
 		t.Error("a Source without memory finds a deleted ConfigMap")
+	}
+}
+
+func TestChanged(t *testing.T) {
+	changed := trust.Source{ConfigMap: name, Key: "ca.crt"}.Changed()
+	bundle := configMap(map[string]string{"ca.crt": "one"})
+	updated := func(data map[string]string) bool {
+		return changed.Update(event.TypedUpdateEvent[*corev1.ConfigMap]{ObjectOld: bundle, ObjectNew: configMap(data)})
+	}
+	if !updated(map[string]string{"ca.crt": "two"}) || !updated(nil) {
+		t.Error("another bundle, or none, is no change")
+	}
+	if updated(map[string]string{"ca.crt": "one", "other": "two"}) {
+		t.Error("another key is a change")
+	}
+	if !changed.Delete(event.TypedDeleteEvent[*corev1.ConfigMap]{Object: bundle}) {
+		t.Error("the deletion is no change")
+	}
+	other := bundle.DeepCopy()
+	other.Name = "another"
+	if changed.Create(event.TypedCreateEvent[*corev1.ConfigMap]{Object: other}) {
+		t.Error("another ConfigMap is a change")
 	}
 }
