@@ -150,8 +150,8 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		}).
 		// A node that comes, or moves to another address, is probed at once; labels decide which policies select it.
 		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(nodeChanged())).
-		// A newly issued certificate should be in use soon.
-		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(certificateIssued())).
+		// A newly issued certificate should be in use soon. A node whose facts were deleted is looked at anew.
+		Watches(&v1alpha1.NodeCertificates{}, forgetful(probed), builder.WithPredicates(certificateIssued())).
 		// A policy decides which nodes are probed, and how often.
 		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
 		// Another trust bundle changes the verdict on every served certificate.

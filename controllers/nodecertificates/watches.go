@@ -86,8 +86,8 @@ func signingRequestHandler(
 	}
 }
 
-// certificateIssued lets through that another certificate was issued to a node. Those that were issued before this process
-// started need no event: every node is probed then.
+// certificateIssued lets through that another certificate was issued to a node, and that somebody deleted its NodeCertificates.
+// Those that were issued before this process started need no event: every node is probed then.
 func certificateIssued() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
@@ -100,8 +100,20 @@ func certificateIssued() predicate.Predicate {
 			return another(issuedServing(&before.Status), issuedServing(&after.Status)) ||
 				another(issuedClient(&before.Status), issuedClient(&after.Status))
 		},
-		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// forgetful enqueues the node of the same name. What is remembered of one whose NodeCertificates were deleted is forgotten first,
+// so that it is looked at anew: that is how people ask for it.
+func forgetful(probed *records) handler.EventHandler {
+	of := func(object client.Object) reconcile.Request { return requestFor(object.GetName()) }
+	return handler.Funcs{
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { q.Add(of(e.ObjectNew)) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+			probed.forget(e.Object.GetName())
+			q.Add(of(e.Object))
+		},
 	}
 }
 

@@ -85,8 +85,31 @@ func TestCertificateIssued(t *testing.T) {
 	if passesUpdate(p, known, func(n *v1alpha1.NodeCertificates) { n.Status.Serving = &v1alpha1.ServingStatus{} }) {
 		t.Error("another change is let through")
 	}
-	if p.Create(event.CreateEvent{Object: known}) || p.Delete(event.DeleteEvent{Object: known}) {
-		t.Error("an object that comes or goes is let through")
+	if p.Create(event.CreateEvent{Object: known}) {
+		t.Error("an object that comes is let through")
+	}
+	if !p.Delete(event.DeleteEvent{Object: known}) {
+		t.Error("an object that goes is held back")
+	}
+}
+
+func TestForgetful(t *testing.T) {
+	probed := newRecords()
+	known := &v1alpha1.NodeCertificates{ObjectMeta: metav1.ObjectMeta{Name: "one"}}
+	q := &waits{after: map[string]time.Duration{}}
+	enqueued := func() bool {
+		_, ok := q.after["one"]
+		clear(q.after)
+		return ok
+	}
+	probed.put("one", record{uid: "uid"})
+	forgetful(probed).Update(t.Context(), event.UpdateEvent{ObjectOld: known, ObjectNew: known}, q)
+	if _, ok := probed.get("one", "uid"); !ok || !enqueued() {
+		t.Error("a changed object: the node is forgotten, or not enqueued")
+	}
+	forgetful(probed).Delete(t.Context(), event.DeleteEvent{Object: known}, q)
+	if _, ok := probed.get("one", "uid"); ok || !enqueued() {
+		t.Error("a deleted object: the node is not forgotten, or not enqueued")
 	}
 }
 
