@@ -146,7 +146,7 @@ test: binaries prometheus ## Run all tests with the race detector. PACKAGES=./co
 	@go test -race -shuffle=on -timeout $(TIMEOUT) $(PACKAGES)
 
 .PHONY: e2e
-e2e: build ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= uses a cluster that is there. FOCUS= runs some.
+e2e: ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= uses a cluster that is there. FOCUS= runs some.
 	@hack/e2e/prerequisites.sh
 	@NOTAFTER_E2E=1 go test -v -count=1 -timeout $(TIMEOUT) ./hack/e2e -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
 		$(if $(FOCUS),-ginkgo.focus '$(FOCUS)')

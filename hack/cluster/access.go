@@ -51,8 +51,8 @@ func (c *Cluster) LogsDir() string { return logsDir(c.options.Dir) }
 // Kubectl returns the path of a kubectl of the cluster's version.
 func (c *Cluster) Kubectl() string { return c.programs[binaries.Kubectl] }
 
-// CACertPEM returns the Cluster CA's certificate.
-func (c *Cluster) CACertPEM() []byte { return certPEM(c.pki.cluster.cert) }
+// CACertPEM returns the Cluster CA's certificate, or both while it is being replaced.
+func (c *Cluster) CACertPEM() []byte { return c.trust }
 
 // CA returns the Cluster CA's certificate and key, to make certificates that the signer would refuse or never make, such
 // as expired ones.
@@ -73,7 +73,7 @@ func (c *Cluster) clientConfig(host, user string, groups ...string) (*rest.Confi
 	return &rest.Config{
 		Host: host,
 		TLSClientConfig: rest.TLSClientConfig{
-			CAData: certPEM(c.pki.cluster.cert), CertData: certPEM(pair.cert), KeyData: key,
+			CAData: c.trust, CertData: certPEM(pair.cert), KeyData: key,
 		},
 		QPS: clientQPS, Burst: clientBurst,
 	}, nil
@@ -83,7 +83,9 @@ func (c *Cluster) clientConfig(host, user string, groups ...string) (*rest.Confi
 func WriteKubeconfig(path string, config *rest.Config) error {
 	const name = "notafter"
 	file := clientcmdapi.NewConfig()
-	file.Clusters[name] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
+	file.Clusters[name] = &clientcmdapi.Cluster{
+		Server: config.Host, CertificateAuthorityData: config.CAData, CertificateAuthority: config.CAFile,
+	}
 	file.AuthInfos[name] = &clientcmdapi.AuthInfo{
 		ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Token: config.BearerToken,
 	}

@@ -28,6 +28,7 @@ type Cluster struct {
 	temporary bool // the folder is ours to remove
 	programs  map[binaries.Program]string
 	pki       pki
+	trust     []byte // the certificates of the Cluster CA that are published
 	config    *rest.Config
 
 	// etcdPorts, for clients and for peers, and apiServerPort are kept for the next start. They are not known of a cluster
@@ -103,6 +104,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 	if c.pki, err = writePKI(pkiDir(dir), c.options.Address); err != nil {
 		return err
 	}
+	c.trust = certPEM(c.pki.cluster.cert)
 	if err := c.startEtcd(ctx); err != nil {
 		return err
 	}

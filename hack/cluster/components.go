@@ -127,7 +127,7 @@ func (c *Cluster) apiServerFlags() []string {
 		"--secure-port=" + strconv.Itoa(c.apiServerPort),
 		"--etcd-servers=" + c.etcdURL(), "--etcd-cafile=" + pkiFile(dir, "etcd-ca.crt"),
 		"--etcd-certfile=" + pkiFile(dir, "etcd-client.crt"), "--etcd-keyfile=" + pkiFile(dir, "etcd-client.key"),
-		"--client-ca-file=" + pkiFile(dir, "cluster-ca.crt"),
+		"--client-ca-file=" + pkiFile(dir, clientCAFile),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
 		"--enable-bootstrap-token-auth",
@@ -136,7 +136,7 @@ func (c *Cluster) apiServerFlags() []string {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + pkiFile(dir, "service-account.key"),
 		"--service-account-signing-key-file=" + pkiFile(dir, "service-account.key"),
-		"--kubelet-certificate-authority=" + pkiFile(dir, "cluster-ca.crt"),
+		"--kubelet-certificate-authority=" + pkiFile(dir, trustFile),
 		"--kubelet-client-certificate=" + pkiFile(dir, "kubelet-client.crt"),
 		"--kubelet-client-key=" + pkiFile(dir, "kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
@@ -229,10 +229,10 @@ func (c *Cluster) controllerManagerFlags() ([]string, error) {
 		"--leader-elect=false", // there is only one, and it must work at once
 		"--secure-port=0",
 		"--kube-api-qps=1000", "--kube-api-burst=2000", // as for the API server
-		"--root-ca-file=" + pkiFile(dir, "cluster-ca.crt"),
+		"--root-ca-file=" + pkiFile(dir, trustFile),
 		"--service-account-private-key-file=" + pkiFile(dir, "service-account.key"),
-		"--cluster-signing-cert-file=" + pkiFile(dir, "cluster-ca.crt"),
-		"--cluster-signing-key-file=" + pkiFile(dir, "cluster-ca.key"),
+		"--cluster-signing-cert-file=" + pkiFile(dir, clusterCA+".crt"),
+		"--cluster-signing-key-file=" + pkiFile(dir, clusterCA+".key"),
 	}
 	if c.options.SigningDuration > 0 {
 		flags = append(flags, "--cluster-signing-duration="+c.options.SigningDuration.String())

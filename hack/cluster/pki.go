@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -26,6 +25,16 @@ const (
 	// pkiBackdate makes the CAs older than the certificates that tests make with them, long expired ones among them: a
 	// CA signs nothing that is older than itself.
 	pkiBackdate = 90 * 24 * time.Hour
+)
+
+const (
+	caName = "notafter local "
+	// clusterCA is the name of the files of the CA that signs.
+	clusterCA     = "cluster-ca"
+	clusterCAName = caName + clusterCA
+	// trustFile holds the Cluster CA as it is published, and clientCAFile the CAs whose clients the API server accepts.
+	trustFile    = "trust.crt"
+	clientCAFile = "client-ca.crt"
 )
 
 // keyPair is a certificate with its private key, often an authority's.
@@ -46,9 +55,9 @@ type pki struct {
 func writePKI(dir string, address net.IP) (pki, error) {
 	var p pki
 	for name, ca := range map[string]*keyPair{
-		"cluster-ca": &p.cluster, "etcd-ca": &p.etcd, "front-proxy-ca": &p.frontProxy,
+		clusterCA: &p.cluster, "etcd-ca": &p.etcd, "front-proxy-ca": &p.frontProxy,
 	} {
-		made, err := newCA("notafter local " + name)
+		made, err := newCA(caName + name)
 		if err != nil {
 			return p, err
 		}
@@ -58,13 +67,13 @@ func writePKI(dir string, address net.IP) (pki, error) {
 		*ca = made
 	}
 
-	loopback := []net.IP{net.IPv4(127, 0, 0, 1)}
-	apiServerAddresses := append(slices.Clone(loopback), serviceIP)
-	if address != nil {
-		apiServerAddresses = append(apiServerAddresses, address)
+	for _, name := range []string{trustFile, clientCAFile} { // more than the CA that signs, while it is being replaced
+		if err := writeFile(filepath.Join(dir, name), certPEM(p.cluster.cert)); err != nil {
+			return p, err
+		}
 	}
-	apiServerNames := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-		"kubernetes.default.svc.cluster.local"}
+
+	loopback := []net.IP{net.IPv4(127, 0, 0, 1)}
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	leaves := []struct {
 		name     string
@@ -73,9 +82,7 @@ func writePKI(dir string, address net.IP) (pki, error) {
 	}{
 		{"etcd", p.etcd, x509.Certificate{Subject: subject("etcd"), IPAddresses: loopback, ExtKeyUsage: both}},
 		{"etcd-client", p.etcd, clientTemplate("kube-apiserver-etcd-client")},
-		{"apiserver", p.cluster, x509.Certificate{Subject: subject("kube-apiserver"),
-			IPAddresses: apiServerAddresses, DNSNames: apiServerNames,
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}},
+		{"apiserver", p.cluster, apiServerTemplate(address)},
 		{"kubelet-client", p.cluster, clientTemplate("kube-apiserver-kubelet-client", adminGroup)},
 		{"front-proxy-client", p.frontProxy, clientTemplate("front-proxy-client")},
 	}
@@ -89,6 +96,20 @@ func writePKI(dir string, address net.IP) (pki, error) {
 		}
 	}
 	return p, writeServiceAccountKey(dir)
+}
+
+// apiServerTemplate is the API server's serving certificate. address is as in writePKI.
+func apiServerTemplate(address net.IP) x509.Certificate {
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1), serviceIP}
+	if address != nil {
+		addresses = append(addresses, address)
+	}
+	return x509.Certificate{
+		Subject: subject("kube-apiserver"), IPAddresses: addresses,
+		DNSNames: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc.cluster.local"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
 }
 
 func writeServiceAccountKey(dir string) error {

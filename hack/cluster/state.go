@@ -89,8 +89,11 @@ func (c *Cluster) load(ctx context.Context) error {
 		}
 	}
 	var err error
-	if c.pki.cluster, err = readKeyPair(pkiDir(c.options.Dir), "cluster-ca"); err != nil {
+	if c.pki.cluster, err = readKeyPair(pkiDir(c.options.Dir), clusterCA); err != nil {
 		return err
+	}
+	if c.trust, err = os.ReadFile(pkiFile(c.options.Dir, trustFile)); err != nil {
+		return fmt.Errorf("reading the Cluster CA: %w", err)
 	}
 	if c.config, err = clientcmd.BuildConfigFromFlags("", c.KubeconfigPath()); err != nil {
 		return fmt.Errorf("reading its kubeconfig: %w", err)

@@ -105,7 +105,8 @@ func every(namespace, name, verbs string, resources ...string) []asked {
 	return all
 }
 
-var _ = Describe("The install's ServiceAccounts", func() {
+// accessSpecs are about what the install may do, as the API server answers it.
+func accessSpecs() {
 	for _, account := range []string{managerAccount, readerAccount} {
 		It("lets "+account+" do what it has to, and nothing else", func(ctx SpecContext) {
 			self := as(ctx, systemNamespace, account)
@@ -118,7 +119,7 @@ var _ = Describe("The install's ServiceAccounts", func() {
 			Expect(rulesBeyond(ctx, self, account)).To(BeEmpty(), "what its rules allow and this test does not know of")
 		})
 	}
-})
+}
 
 // as returns a client that is an account.
 func as(ctx context.Context, namespace, account string) client.Client {

@@ -5,7 +5,11 @@
 
 package e2e
 
-import "github.com/notafter/notafter/hack/cluster/node"
+import (
+	"maps"
+
+	"github.com/notafter/notafter/hack/cluster/node"
+)
 
 // The nodes. Each is for other scenarios, so that several things can go wrong at once; the manager runs on the steady ones.
 const (
@@ -29,8 +33,6 @@ var fixtures = []node.Options{
 // tainted keeps all pods away but the witnesses.
 func tainted(kubelet map[string]any) map[string]any {
 	all := map[string]any{"registerWithTaints": []map[string]string{{"key": "notafter.dev/e2e", "effect": "NoSchedule"}}}
-	for key, value := range kubelet {
-		all[key] = value
-	}
+	maps.Copy(all, kubelet)
 	return all
 }

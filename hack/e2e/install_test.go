@@ -7,10 +7,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -33,17 +35,42 @@ const (
 // configDir holds the manifests.
 var configDir = filepath.Join("..", "..", "config")
 
-// shippedImage is the image that the manifests name.
-func shippedImage() string {
-	GinkgoHelper()
-	content, err := os.ReadFile(filepath.Join(configDir, "manager", "kustomization.yaml"))
-	Expect(err).NotTo(HaveOccurred())
+// imageArchive is where the image is that the nodes import.
+var imageArchive = filepath.Join("..", "..", ".cache", "e2e", "image.tar")
+
+// shippedImage is the name and the tag of the image that the manifests name.
+func shippedImage() (name, tag string, err error) {
+	path := filepath.Join(configDir, "manager", "kustomization.yaml")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", "", err
+	}
 	var kustomization struct {
 		Images []struct{ NewName, NewTag string }
 	}
-	Expect(yaml.Unmarshal(content, &kustomization)).To(Succeed())
-	Expect(kustomization.Images).To(HaveLen(1))
-	return kustomization.Images[0].NewName + ":" + kustomization.Images[0].NewTag
+	if err := yaml.Unmarshal(content, &kustomization); err != nil {
+		return "", "", fmt.Errorf("%s: %w", path, err)
+	}
+	if len(kustomization.Images) != 1 {
+		return "", "", fmt.Errorf("%s: names %d images, want one", path, len(kustomization.Images))
+	}
+	return kustomization.Images[0].NewName, kustomization.Images[0].NewTag, nil
+}
+
+// buildImage builds the image as a release does, by the name that the manifests have for it.
+func buildImage() error {
+	name, tag, err := shippedImage()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(filepath.Join("..", "release", "image.sh"), imageArchive)
+	cmd.Env = append(os.Environ(), "IMAGE="+name+":"+tag, "VERSION="+tag, "REVISION=e2e", "SOURCE_DATE_EPOCH=0",
+		"PLATFORMS=linux/"+runtime.GOARCH)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("building the image: %w", err)
+	}
+	return nil
 }
 
 // install does what the guide says, and nothing else. In a cluster that was there already, $E2E_IMAGE may name an image that
@@ -72,7 +99,8 @@ func overlay(image string) string {
 	if colon := strings.LastIndex(image, ":"); colon > strings.LastIndex(image, "/") {
 		name, tag = image[:colon], image[colon+1:]
 	}
-	shipped, _, _ := strings.Cut(shippedImage(), ":")
+	shipped, _, err := shippedImage()
+	Expect(err).NotTo(HaveOccurred())
 	content := fmt.Sprintf("resources: [../default]\nimages: [{name: %s, newName: %s, newTag: %q}]\n", shipped, name, tag)
 	Expect(os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(content), 0o600)).To(Succeed())
 	return dir
@@ -158,7 +186,7 @@ func run(ctx context.Context, args ...string) string {
 func try(ctx context.Context, args ...string) (string, error) {
 	output, err := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig=" + kubeconfig}, args...)...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, output)
+		return "", errors.New("kubectl " + strings.Join(args, " ") + ": " + err.Error() + ": " + string(output))
 	}
 	return string(output), nil
 }

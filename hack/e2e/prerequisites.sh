@@ -17,10 +17,14 @@ lacking() {
   done
 }
 
-# cgroups succeeds when cgroups can be made.
+# cgroups succeeds when cgroups can be made, and given controllers.
 cgroups() {
   local hierarchy=/sys/fs/cgroup
-  if [[ ! -f $hierarchy/cgroup.procs ]]; then hierarchy=/sys/fs/cgroup/pids; fi # version 1
+  if [[ -f $hierarchy/cgroup.controllers ]]; then # version 2
+    { echo +memory >"$hierarchy/cgroup.subtree_control"; } 2>/dev/null || return
+  else
+    hierarchy=$hierarchy/memory
+  fi
   mkdir "$hierarchy/notafter-check" 2>/dev/null && rmdir "$hierarchy/notafter-check"
 }
 

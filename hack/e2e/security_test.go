@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-var _ = Describe("The manager's pod", func() {
+// podSpecs are about the manager's pods, as they are.
+func podSpecs() {
 	It("runs on two nodes, ready, and never restarted", func(ctx SpecContext) {
 		pods := managers(ctx)
 		Expect(pods).To(HaveLen(2))
@@ -63,7 +64,7 @@ var _ = Describe("The manager's pod", func() {
 			Expect(rootOptions(pid)).To(ContainElement("ro"), "its root file system")
 		}
 	})
-})
+}
 
 // processStatus reads what the kernel says of a process.
 func processStatus(pid int) map[string]string {

@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(enabledEnv) == "" || os.Getenv(kubeconfigEnv) != "" {
 		os.Exit(m.Run())
 	}
-	prepare := func() error { return node.Prepare(context.Background(), os.Stderr) }
+	prepare := func() error {
+		return errors.Join(buildImage(), node.Prepare(context.Background(), os.Stderr))
+	}
 	os.Exit(sandbox.Run(prepare, m.Run))
 }
 
@@ -123,8 +126,8 @@ func startCluster(ctx context.Context) {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(approver.Stop)
 
-	image := filepath.Join(GinkgoT().TempDir(), "manager.tar")
-	Expect(node.WriteImage(image, shippedImage(), filepath.Join("..", "..", "bin", "manager"), 65532)).To(Succeed())
+	image, err := filepath.Abs(imageArchive)
+	Expect(err).NotTo(HaveOccurred())
 	group, err = node.NewGroup(ctx, server, image)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(stopNodes)

@@ -1,8 +1,8 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package binaries finds the programs of a Kubernetes control plane and of its nodes, or gets them: by download where that is possible,
-// else by building them from Go modules.
+// Package binaries finds the programs of a Kubernetes control plane and of nodes, or gets them: by download where that is
+// possible, else by building them from Go modules.
 package binaries
 
 import (

@@ -69,7 +69,7 @@ func NewGroup(ctx context.Context, c *cluster.Cluster, images ...string) (*Group
 		return nil, fmt.Errorf("nodes: %w", err)
 	}
 	image := filepath.Join(g.dir, "pause.tar")
-	if err := WriteImage(image, PauseImage, pause, 65535); err != nil {
+	if err := writeImage(image, PauseImage, pause, 65535); err != nil {
 		return nil, fmt.Errorf("nodes: %w", err)
 	}
 	g.images = append([]string{image}, images...)
@@ -87,10 +87,18 @@ func (g *Group) route(ctx context.Context) error {
 	return run(ctx, "ip", "address", "replace", Gateway.String()+"/32", "dev", "lo")
 }
 
-// writeShared writes the files that the nodes have in common.
-func (g *Group) writeShared() error {
+// TrustCA gives the nodes the Cluster CA as it is published now. Kubelets that run may take minutes to heed it all.
+func (g *Group) TrustCA() error {
 	if err := os.WriteFile(g.caFile(), g.cluster.CACertPEM(), 0o644); err != nil {
 		return fmt.Errorf("nodes: %w", err)
+	}
+	return nil
+}
+
+// writeShared writes the files that the nodes have in common.
+func (g *Group) writeShared() error {
+	if err := g.TrustCA(); err != nil {
+		return err
 	}
 	config, err := g.cluster.UserConfig("system:kube-proxy")
 	if err != nil {

@@ -41,8 +41,8 @@ func buildPause(ctx context.Context) (string, error) {
 	return path, nil
 }
 
-// WriteImage writes an image with a single file, the program, as `docker save` would, for a node to import.
-func WriteImage(path, name, program string, uid int) error {
+// writeImage writes an image with a single file, the program, as `docker save` would, for a node to import.
+func writeImage(path, name, program string, uid int) error {
 	content, err := os.ReadFile(program)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", name, err)

@@ -109,7 +109,7 @@ func (n *Node) startKubelet() error {
 	bootstrap := filepath.Join(n.dir, "bootstrap.kubeconfig")
 	if err := cluster.WriteKubeconfig(bootstrap, &rest.Config{
 		Host: n.group.server(), BearerToken: n.options.Token,
-		TLSClientConfig: rest.TLSClientConfig{CAData: n.group.cluster.CACertPEM()},
+		TLSClientConfig: rest.TLSClientConfig{CAFile: n.group.caFile()},
 	}); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func initialize() (int, error) {
 
 // again is the command that runs this program once more.
 func again(role string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // ends with this process
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:gosec,noctx // itself, until this process ends
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

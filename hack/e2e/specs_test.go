@@ -1,0 +1,17 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import . "github.com/onsi/ginkgo/v2"
+
+// One container holds all specs, for their order matters: what is here further down leaves less of the cluster as it was.
+var _ = Describe("notafter", Ordered, ContinueOnFailure, func() {
+	Describe("as a pod", podSpecs)
+	Describe("as a user of the API", accessSpecs)
+	Describe("as an exporter of metrics", metricsSpecs)
+	Describe("while kubelets fail", Ordered, failureSpecs)
+	Describe("while the Cluster CA is replaced", Ordered, caSpecs)
+})
