@@ -148,7 +148,8 @@ test: binaries prometheus ## Run all tests with the race detector. PACKAGES=./co
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= uses a cluster that is there. FOCUS= runs some.
 	@hack/e2e/prerequisites.sh
-	@NOTAFTER_E2E=1 go test -v -count=1 -timeout $(TIMEOUT) ./hack/e2e -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
+	$(if $(E2E_KUBECONFIG),,@go run ./hack/cluster/cmd binaries --nodes >/dev/null)
+	@NOTAFTER_E2E=1 go test -count=1 -timeout $(TIMEOUT) ./hack/e2e -v -ginkgo.v -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
 		$(if $(FOCUS),-ginkgo.focus '$(FOCUS)')
 
 .PHONY: test-release

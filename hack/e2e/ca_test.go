@@ -49,10 +49,10 @@ func caSpecs() {
 		run(ctx, "rollout", "restart", "--namespace="+systemNamespace, "deployment/"+deploymentName)
 		run(ctx, "rollout", "status", "--namespace="+systemNamespace, "deployment/"+deploymentName, "--timeout=2m")
 		for name := range nodes {
-			if name == unapproved {
-				restart(name, func(*node.Options) {})
-			} else {
+			if name == steady1 || name == steady2 {
 				loseServingCertificate(name)
+			} else {
+				restart(name, func(*node.Options) {})
 			}
 		}
 		Eventually(servedBy(ctx, steady1)).WithContext(ctx).Should(Equal(caOf(server)), "a certificate of the new CA")

@@ -42,9 +42,6 @@ func failureSpecs() {
 
 	BeforeAll(func(ctx SpecContext) {
 		needsOwnCluster()
-		for name := range nodes {
-			createPolicy(ctx, name)
-		}
 		for _, name := range []string{steady1, steady2, unapproved, stopped} {
 			Eventually(logsOf).WithContext(ctx).WithArguments(name).Should(Succeed(), "kubectl logs from %s", name)
 		}

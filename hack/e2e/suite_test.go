@@ -97,6 +97,9 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	install(ctx)
 	if server != nil {
 		history = startRecorder()
+		for name := range nodes {
+			createPolicy(ctx, name)
+		}
 		startWitnesses(ctx)
 	}
 }, NodeTimeout(10*time.Minute))
