@@ -8,7 +8,8 @@ import (
 )
 
 // CertificatePolicy says what must hold of the certificates that a cluster's nodes live by. The controller compares it
-// with what it observes and reports the verdict in status; it changes nothing in the cluster.
+// with what it observes and reports the verdict in status. It changes nothing in the cluster, unless
+// spec.signingRequestApproval says so.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -74,6 +75,11 @@ type CertificatePolicySpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	TrustBundles TrustBundlesSpec `json:"trustBundles,omitempty,omitzero"`
+
+	// signingRequestApproval makes notafter the approver of the selected nodes' requests for kubelet serving certificates.
+	// Left out, the policy has no say in that.
+	// +optional
+	SigningRequestApproval *SigningRequestApprovalSpec `json:"signingRequestApproval,omitempty"`
 }
 
 // Watch says whether something is judged.
@@ -679,7 +685,7 @@ type Finding struct {
 
 // SubjectKind is the kind of object that a finding is about.
 //
-// +kubebuilder:validation:Enum=Node;NodePool;CertificateSigningRequest;ConfigMap;Secret;APIServer;APIService;ValidatingWebhookConfiguration;MutatingWebhookConfiguration;CustomResourceDefinition;ClusterTrustBundle;DaemonSet;Deployment;StatefulSet;Permission
+// +kubebuilder:validation:Enum=Node;NodePool;CertificateSigningRequest;ConfigMap;Secret;APIServer;APIService;ValidatingWebhookConfiguration;MutatingWebhookConfiguration;CustomResourceDefinition;ClusterTrustBundle;DaemonSet;Deployment;StatefulSet;Permission;CertificatePolicy
 type SubjectKind string
 
 const (
@@ -713,6 +719,8 @@ const (
 	SubjectStatefulSet SubjectKind = "StatefulSet"
 	// SubjectPermission is a permission that notafter lacks; the name says what on which resource.
 	SubjectPermission SubjectKind = "Permission"
+	// SubjectCertificatePolicy is a CertificatePolicy.
+	SubjectCertificatePolicy SubjectKind = "CertificatePolicy"
 )
 
 // Subject names the object that a finding is about.

@@ -17,4 +17,9 @@ const (
 	DefaultProbeTimeout                       = 5 * time.Second
 	DefaultControlPlaneMinimumRemaining       = 720 * time.Hour
 	DefaultBootstrapTokenWarnBefore           = 24 * time.Hour
+	DefaultDNSTimeout                         = 5 * time.Second
+
+	DefaultMaximumDecisionsPerNode int32 = 12
+	// DefaultPendingNodesMargin is how many more than there are Nodes maximumPendingNodes is where it is left out.
+	DefaultPendingNodesMargin = 100
 )

@@ -96,6 +96,11 @@ var validSpec = map[string]any{
 		"expiry": validExpiry, "clusterCA": "Watched", "apiServer": "Watched", "clientCA": "Watched", "aggregation": "Watched",
 	},
 	"trustBundles": map[string]any{"apiServices": "Watched", "webhooks": "Watched", "conversionWebhooks": "Watched"},
+	"signingRequestApproval": map[string]any{
+		"mode": "Approve", "onViolation": "Ignore", "allowedIPRanges": []any{"10.0.0.0/8"},
+		"allowedDNSSuffixes": []any{"example.com"}, "dnsResolution": "Required", "dnsTimeout": "5s", "maximumDuration": "8760h",
+		"maximumDecisionsPerNode": int64(12), "maximumPendingNodes": int64(100),
+	},
 }
 
 var validLabel = map[string]any{"key": "kubernetes.azure.com/kubelet-serving-ca", "value": "cluster"}
@@ -140,7 +145,7 @@ var withoutMinimums = map[string]any{
 	"spec.nodes.servingCertificate.minimumNodeImageVersion": missing,
 }
 
-var specFields = slices.Concat(expiry("spec.expiry"), expiry("spec.nodes.expiry"), expiry("spec.controlPlane.expiry"), []field{
+var specFields = slices.Concat(approvalFields, expiry("spec.expiry"), expiry("spec.nodes.expiry"), expiry("spec.controlPlane.expiry"), []field{
 	watched("spec.controlPlane.clusterCA"), watched("spec.controlPlane.apiServer"),
 	watched("spec.controlPlane.clientCA"), watched("spec.controlPlane.aggregation"),
 	watched("spec.trustBundles.apiServices"), watched("spec.trustBundles.webhooks"),
@@ -279,7 +284,7 @@ var purposes = []any{
 var subjectKinds = []any{
 	"Node", "NodePool", "CertificateSigningRequest", "ConfigMap", "Secret", "APIServer", "APIService", "ClusterTrustBundle",
 	"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "CustomResourceDefinition",
-	"DaemonSet", "Deployment", "StatefulSet", "Permission",
+	"DaemonSet", "Deployment", "StatefulSet", "Permission", "CertificatePolicy",
 }
 
 func condition(i int) any {
