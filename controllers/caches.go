@@ -123,6 +123,9 @@ func stripSigningRequest(o any) (any, error) {
 	}
 	request.ObjectMeta = identity(&request.ObjectMeta)
 	request.Spec = csr.ReadOf(request)
+	for i := range request.Spec.Groups {
+		canonical(&request.Spec.Groups[i])
+	}
 	canonical(&request.Spec.SignerName)
 	for i := range request.Status.Conditions {
 		c := &request.Status.Conditions[i]

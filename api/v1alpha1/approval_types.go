@@ -101,8 +101,9 @@ type SigningRequestApprovalSpec struct {
 	AllowedDNSSuffixes []DNSSuffix `json:"allowedDNSSuffixes,omitempty"`
 
 	// dnsResolution is Required to approve only if every requested DNS name resolves, from where notafter runs, to nothing but
-	// addresses of the Node, and every requested IP address is one that a name resolved to. A lookup that fails leaves the
-	// request undecided.
+	// addresses of the Node, and every requested IP address is one that a name resolved to. Names are looked up as they
+	// stand, without search domains: a node that has only a short name is not approved. A lookup that fails leaves the request
+	// undecided.
 	// +optional
 	// +kubebuilder:default=Ignored
 	DNSResolution DNSResolution `json:"dnsResolution,omitempty"`

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package csr reads CertificateSigningRequests of kubelets: whose they are, how far they have come, what breaks the
-// signer's rules, and what one node's requests to one signer amount to. It is pure: it reads no clock and asks no API
-// server.
+// signer's rules, what one node's requests to one signer amount to, and whether one may be approved. It is pure: it reads
+// no clock and asks no API server.
 //
 // A request is written by a node, its status by approvers and signers. All of it is bounded, and none of it can make
 // a function panic.
@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,7 @@ const (
 // not checked: the API server did that when the request was created.
 func Parse(pemData []byte) (*x509.CertificateRequest, error) {
 	if len(pemData) > MaxRequestBytes {
-		return nil, fmt.Errorf("spec.request of %d bytes is larger than the %d bytes that are read",
-			len(pemData), MaxRequestBytes)
+		return nil, fmt.Errorf("spec.request is larger than the %d bytes that are read", MaxRequestBytes)
 	}
 	block, _ := pem.Decode(pemData)
 	if block == nil {
@@ -104,16 +104,23 @@ func nodeOf(user string) string {
 }
 
 // ReadOf is the part of a request's spec that this package reads. Of one that was issued, that is whose it is: the rules for
-// requests are past. It is what a cache of thousands needs to keep.
+// requests are past. Of one that is too large to be read, it is enough to say so. It is what a cache of thousands needs to keep.
 func ReadOf(req *certificatesv1.CertificateSigningRequest) certificatesv1.CertificateSigningRequestSpec {
 	read := certificatesv1.CertificateSigningRequestSpec{
 		SignerName: req.Spec.SignerName, Username: req.Spec.Username, Request: req.Spec.Request, Usages: req.Spec.Usages,
 	}
-	if Stage(req) == v1alpha1.StageIssued {
+	if len(read.Request) > MaxRequestBytes {
+		read.Request = slices.Clone(read.Request[:MaxRequestBytes+1])
+	}
+	switch Stage(req) {
+	case v1alpha1.StagePending:
+		read.Groups, read.ExpirationSeconds = req.Spec.Groups, req.Spec.ExpirationSeconds
+	case v1alpha1.StageIssued:
 		read.Usages = nil
 		if strings.HasPrefix(req.Spec.Username, nodeUserPrefix) {
 			read.Request = nil
 		}
+	case v1alpha1.StageApproved, v1alpha1.StageDenied, v1alpha1.StageFailed, v1alpha1.StageDeleted:
 	}
 	return read
 }

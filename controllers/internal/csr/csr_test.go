@@ -48,6 +48,7 @@ func request(name string, created int) builder {
 			Request:    servingRequest,
 			SignerName: certificatesv1.KubeletServingSignerName,
 			Username:   nodeUser,
+			Groups:     []string{"system:nodes", "system:authenticated"},
 			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
 		},
 	}}
@@ -118,7 +119,7 @@ func TestParse(t *testing.T) {
 		"a type without end":           {data: block(strings.Repeat("X", 10_000), nil), err: `…", want CERTIFICATE REQUEST`},
 		"garbage":                      {data: block("CERTIFICATE REQUEST", []byte("garbage")), err: "is not a PKCS #10 certificate"},
 		"as large as is read":          {data: slices.Concat(servingRequest, make([]byte, csr.MaxRequestBytes-len(servingRequest)))},
-		"larger than is read":          {data: make([]byte, csr.MaxRequestBytes+1), err: "65537 bytes is larger than the 65536 bytes"},
+		"larger than is read":          {data: make([]byte, csr.MaxRequestBytes+1), err: "larger than the 65536 bytes"},
 		"the type OpenSSL once wrote":  {data: block("NEW CERTIFICATE REQUEST", nil), err: "want CERTIFICATE REQUEST"},
 		"more after the DER structure": {data: block("CERTIFICATE REQUEST", append(der(servingRequest), 0)), err: "trailing data"},
 	} {

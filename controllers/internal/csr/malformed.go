@@ -29,23 +29,30 @@ func Malformed(req *certificatesv1.CertificateSigningRequest) string {
 	if Stage(req) == v1alpha1.StageIssued {
 		return ""
 	}
-	var names func(*x509.CertificateRequest) []string
-	var usage certificatesv1.KeyUsage
-	switch req.Spec.SignerName {
-	case certificatesv1.KubeletServingSignerName:
-		names, usage = servingNames, certificatesv1.UsageServerAuth
-	case certificatesv1.KubeAPIServerClientKubeletSignerName:
-		names, usage = clientNames, certificatesv1.UsageClientAuth
-	default:
+	if !kubeletSigner(req.Spec.SignerName) {
 		return ""
 	}
 	request, err := Parse(req.Spec.Request)
 	if err != nil {
 		return text.Field(err.Error(), maxMessage)
 	}
-	problems := subject(req.Spec.Username, request)
-	problems = append(problems, names(request)...)
-	problems = append(problems, usages(req.Spec.Usages, usage)...)
+	return broken(&req.Spec, request)
+}
+
+func kubeletSigner(name string) bool {
+	return name == certificatesv1.KubeletServingSignerName || name == certificatesv1.KubeAPIServerClientKubeletSignerName
+}
+
+// broken says which of its signer's rules a request to one of the kubelets' signers breaks.
+func broken(spec *certificatesv1.CertificateSigningRequestSpec, request *x509.CertificateRequest) string {
+	problems := subject(spec.Username, request)
+	if spec.SignerName == certificatesv1.KubeletServingSignerName {
+		problems = append(problems, servingNames(request)...)
+		problems = append(problems, usages(spec.Usages, certificatesv1.UsageServerAuth)...)
+	} else {
+		problems = append(problems, clientNames(request)...)
+		problems = append(problems, usages(spec.Usages, certificatesv1.UsageClientAuth)...)
+	}
 	return text.Field(strings.Join(problems, "; "), maxMessage)
 }
 

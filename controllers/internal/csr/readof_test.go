@@ -5,10 +5,13 @@ package csr_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
 )
 
@@ -26,6 +29,9 @@ func TestReadOfLosesNothing(t *testing.T) {
 		"issued, then failed":    request("csr-1", 0).Issued(1).Failed(2).Obj(),
 		"of nobody, not a PKCS":  request("csr-1", 0).User("somebody").PEM([]byte("hello")).Obj(),
 		"of another node's name": request("csr-1", 0).User("system:node:node-2").Obj(),
+		"not in the group":       request("csr-1", 0).Groups("system:authenticated").Obj(),
+		"for a long time":        request("csr-1", 0).Expiration(100_000).Obj(),
+		"too large":              request("csr-1", 0).PEM(make([]byte, 2*csr.MaxRequestBytes)).Obj(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := req.DeepCopy()
@@ -43,6 +49,13 @@ func TestReadOfKeepsNoRequestThatIsOver(t *testing.T) {
 	}
 }
 
+func TestReadOfKeepsLittleOfWhatIsTooLarge(t *testing.T) {
+	kept := csr.ReadOf(request("csr-1", 0).PEM(make([]byte, 1<<20)).Obj())
+	if got := cap(kept.Request); got > 2*csr.MaxRequestBytes {
+		t.Errorf("room for %d bytes is kept", got)
+	}
+}
+
 func answers(t *testing.T, req *certificatesv1.CertificateSigningRequest) map[string]any {
 	t.Helper()
 	reason, message := csr.Refusal(req)
@@ -50,8 +63,12 @@ func answers(t *testing.T, req *certificatesv1.CertificateSigningRequest) map[st
 	if err != nil {
 		t.Fatal(err)
 	}
+	in := decisionInput(req)
+	in.Rules = []*csr.Rules{rules("workers", func(s *v1alpha1.SigningRequestApprovalSpec) {
+		s.MaximumDuration = &metav1.Duration{Duration: time.Hour}
+	})}
 	return map[string]any{
-		"node": csr.NodeName(req), "stage": csr.Stage(req), "malformed": csr.Malformed(req), "decided": csr.Decided(req),
+		"decision": csr.Decide(in), "node": csr.NodeName(req), "stage": csr.Stage(req), "malformed": csr.Malformed(req), "decided": csr.Decided(req),
 		"refusal": reason + ": " + message, "issued": cert != nil, "signer": req.Spec.SignerName, "requestor": req.Spec.Username,
 		"summary": csr.Summarize(req.Spec.SignerName, nil, []*certificatesv1.CertificateSigningRequest{req}, at(10)),
 	}

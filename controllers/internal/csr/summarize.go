@@ -69,9 +69,7 @@ func newSummary(
 	if previous != nil {
 		previous.DeepCopyInto(&s.previous)
 	}
-	slices.SortFunc(s.requests, func(a, b *certificatesv1.CertificateSigningRequest) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(s.requests, compareAge)
 	for _, req := range s.requests {
 		if Stage(req) == v1alpha1.StageIssued {
 			s.lastIssued, s.open = req, nil
