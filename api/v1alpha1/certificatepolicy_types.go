@@ -466,9 +466,9 @@ type CertificatePolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, Compliant, CertificatesCurrent, ServingRotationEnabled, BootstrapHealthy, ControlPlaneHealthy and
-	// TrustBundlesHealthy, and, only while
-	// True, Stalled or Reconciling. Ready says that the policy could be evaluated; Compliant is the verdict.
+	// conditions are Ready, Compliant, CertificatesCurrent, ServingRotationEnabled, BootstrapHealthy, ControlPlaneHealthy,
+	// TrustBundlesHealthy and ApprovalHealthy, and, only while True, Stalled or Reconciling. Ready says that
+	// the policy could be evaluated; Compliant is the verdict.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -4,7 +4,8 @@
 package v1alpha1
 
 // Condition types of a CertificatePolicy. Ready, Compliant and the detail conditions are present once a controller has seen
-// the object, and True is good; ControlPlaneHealthy and TrustBundlesHealthy only where the spec watches any of theirs.
+// the object, and True is good; ControlPlaneHealthy and TrustBundlesHealthy only where the spec watches any of theirs, and
+// ApprovalHealthy only where it speaks of approval.
 // Stalled and Reconciling follow kstatus: present only while True, never both.
 const (
 	// ConditionReady says that the policy was accepted and that its last evaluation had what it needed. It does not depend
@@ -25,6 +26,9 @@ const (
 	ConditionControlPlaneHealthy = "ControlPlaneHealthy"
 	// ConditionTrustBundlesHealthy is the verdict on the CA bundles that the API server verifies others with.
 	ConditionTrustBundlesHealthy = "TrustBundlesHealthy"
+	// ConditionApprovalHealthy is the verdict on the undecided requests for kubelet serving certificates by the rules of
+	// spec.signingRequestApproval, and on whether notafter can decide on them.
+	ConditionApprovalHealthy = "ApprovalHealthy"
 	// ConditionStalled is present, and True, when the policy cannot be evaluated until its spec is changed.
 	ConditionStalled = "Stalled"
 	// ConditionReconciling is present, and True, when the evaluation lacks something and is tried again by itself.
@@ -141,6 +145,18 @@ const (
 	ReasonSigningRequestNotIssued = "SigningRequestNotIssued"
 	// ReasonSigningRequestMalformed is a request that breaks the signer's rules, and so cannot be signed.
 	ReasonSigningRequestMalformed = "SigningRequestMalformed"
+)
+
+// Reasons of findings about the approval of CertificateSigningRequests.
+const (
+	// ReasonSigningRequestViolation is an undecided request that breaks a rule of spec.signingRequestApproval, or cannot be
+	// shown to keep it.
+	ReasonSigningRequestViolation = "SigningRequestViolation"
+	// ReasonSigningRequestApprovalSuspended is an approver that stopped, because more nodes than
+	// spec.signingRequestApproval.maximumPendingNodes have undecided requests.
+	ReasonSigningRequestApprovalSuspended = "SigningRequestApprovalSuspended"
+	// ReasonApprovalPoliciesDisagree is a policy that would approve a request which another does not approve.
+	ReasonApprovalPoliciesDisagree = "ApprovalPoliciesDisagree"
 )
 
 // Reasons of findings about knowledge itself.

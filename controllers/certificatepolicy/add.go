@@ -64,6 +64,15 @@ type ControlPlane interface {
 	Settled() <-chan struct{}
 }
 
+// Approvals is what another controller, the approver of signing requests, has to say about them.
+type Approvals interface {
+	// Snapshot returns that, and the permissions that are missing to decide. The first is nil until every undecided request
+	// has been judged once. Nobody changes what it returned.
+	Snapshot() (*policy.Approvals, []policy.Denial)
+	// Changed receives an event after every change of the snapshot. It has one receiver.
+	Changed() <-chan event.GenericEvent
+}
+
 // Options are what the controller is made of.
 type Options struct {
 	// Clock is where the controller takes the time from.
@@ -76,6 +85,8 @@ type Options struct {
 	TrustConfigMap *optional.Source[*corev1.ConfigMap]
 	// ControlPlane is what is known of the control plane and the trust bundles.
 	ControlPlane ControlPlane
+	// Approvals is what the approver of signing requests has to say; nil: there is none.
+	Approvals Approvals
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
 	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
@@ -108,7 +119,7 @@ func Add(mgr manager.Manager, o Options) error {
 		client: mgr.GetClient(), stored: mgr.GetAPIReader(), objects: mgr.GetCache(),
 		requests: newRequestReader(o.SigningRequests), trust: o.Trust,
 		clock: o.Clock, recorder: events, deliver: events.deliver, verdicts: o.Verdicts, controlPlane: o.ControlPlane,
-		evaluations: evaluations, memories: map[string]*memory{},
+		approvals: o.Approvals, evaluations: evaluations, memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
@@ -137,6 +148,10 @@ func Add(mgr manager.Manager, o Options) error {
 		Source:  source.Channel(o.ControlPlane.Changed(), wakeAll[client.Object](mgr.GetClient())),
 		settled: o.ControlPlane.Settled(),
 	})
+	if o.Approvals != nil {
+		// A request breaks a rule of approval or does not any more, or the approver stopped or went on.
+		b = b.WatchesRawSource(source.Channel(o.Approvals.Changed(), wakeAll[client.Object](mgr.GetClient())))
+	}
 	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
 		return err
 	}

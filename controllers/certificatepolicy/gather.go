@@ -47,7 +47,7 @@ type evidence struct {
 func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, now time.Time) (*evidence, error) {
 	e := &evidence{
 		now:   now,
-		input: policy.Input{Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now},
+		input: policy.Input{Policy: p.Name, Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now},
 	}
 	var selector labels.Selector
 	if selector, e.invalid = p.Spec.Nodes.Selector.AsSelector(); e.invalid != nil {
@@ -78,6 +78,7 @@ func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, 
 		return nil
 	}
 	e.selectNodes(all, facts, selector)
+	r.gatherApprovals(e)
 	r.gatherOptional(ctx, e)
 	return e, nil
 }
@@ -91,6 +92,17 @@ func (r *reconciler) gatherOptional(ctx context.Context, e *evidence) {
 	}
 	if policy.WantsWorkloads(e.input.Spec) {
 		e.input.Workloads, denied = r.workloads.observe(ctx)
+		e.input.Denied = append(e.input.Denied, denied...)
+	}
+}
+
+// gatherApprovals reads what the approver of signing requests has to say, if the policy does, too.
+func (r *reconciler) gatherApprovals(e *evidence) {
+	if e.input.Spec.SigningRequestApproval == nil || r.approvals == nil {
+		return
+	}
+	var denied []policy.Denial
+	if e.input.Approvals, denied = r.approvals.Snapshot(); policy.WantsApproval(e.input.Spec) {
 		e.input.Denied = append(e.input.Denied, denied...)
 	}
 }

@@ -59,6 +59,8 @@ type reconciler struct {
 	verdicts *metrics.Verdicts
 	// controlPlane is what another controller knows of the control plane and the trust bundles.
 	controlPlane ControlPlane
+	// approvals is what the approver of signing requests has to say; nil: there is none.
+	approvals Approvals
 	// tokens and workloads are watched from the time that a policy asks for them.
 	tokens    *tokens
 	workloads *workloads

@@ -83,6 +83,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 type controllerRun struct {
 	verdicts     *metrics.Verdicts
 	controlPlane *controlPlane
+	approvals    *approvals
 	stop         func()
 }
 
@@ -114,10 +115,10 @@ func startControllerAs(restConfig *rest.Config) *controllerRun {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
-	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane()}
+	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane(), approvals: newApprovals()}
 	Expect(Add(mgr, Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
-		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane,
+		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane, Approvals: run.approvals,
 	})).To(Succeed())
 
 	ctx, cancel := context.WithCancel(context.Background())

@@ -426,6 +426,12 @@ func TestDecideRefusesContents(t *testing.T) {
 		"the API server, short": {
 			req: request("csr-1", 0).Asking([]string{"kubernetes"}, nil), want: left(csr.ReasonNameNeverAllowed, workers...),
 		},
+		"a Node of that name": {
+			req: request("csr-1", 0).User("system:node:kubernetes").PEM(pkitest.Request(
+				pkitest.Node("kubernetes"), pkitest.DNSNames("kubernetes"))),
+			change: func(in *csr.DecisionInput) { *in = withNodes(*in, node("kubernetes", "kubernetes")) },
+			want:   left(csr.ReasonNameNeverAllowed, workers...),
+		},
 		"a Service": {
 			req:  request("csr-1", 0).Asking([]string{"web.shop.svc.cluster.local"}, nil),
 			want: left(csr.ReasonNameNeverAllowed, workers...), message: "a Service's name",

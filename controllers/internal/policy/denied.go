@@ -52,6 +52,11 @@ func (e *evaluation) addDenied(same []Denial) {
 	text := fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Grant its ServiceAccount that permission, as the roles "+
 		"in config/rbac do: where it lists, it watches as well. It tries again by itself within a minute.",
 		permission, source, message)
+	if concerns == approval {
+		text = fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Install config/components/approval, which grants that, "+
+			"or set spec.signingRequestApproval.mode to Observe. It tries again by itself within a minute.",
+			permission, source, message)
+	}
 	if reason != v1alpha1.ReasonAccessDenied {
 		text = fmt.Sprintf("What notafter needs for %s could not be read: %s. It tries again by itself within a minute; if this "+
 			"stays, check that the API server answers kubectl get for it.", source, message)

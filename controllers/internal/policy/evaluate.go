@@ -6,7 +6,8 @@
 // instant at which it can change by itself.
 //
 // One file holds one concern: lifetime.go the certificates' age, serving.go what the kubelets serve, signingrequest.go
-// their CertificateSigningRequests, kubelet.go what they say of themselves, bootstrap.go how machines become and stay nodes,
+// their CertificateSigningRequests, approval.go which of those break the rules of approval, kubelet.go what kubelets say of
+// themselves, bootstrap.go how machines become and stay nodes,
 // workload.go what relies on static files, knowing.go what could not be learnt, verdict.go and tally.go the aggregation.
 // controlplane.go and trustbundle.go judge the control plane and the CA bundles, bundleage.go the age of either.
 package policy
@@ -65,6 +66,8 @@ type Request struct {
 
 // Input is everything that a verdict depends on.
 type Input struct {
+	// Policy is the name of the policy.
+	Policy string
 	// Spec is what must hold. Fields that the API server did not default, and a nil Spec, have the documented defaults.
 	Spec *v1alpha1.CertificatePolicySpec
 	// Nodes are the selected nodes, in any order.
@@ -81,6 +84,8 @@ type Input struct {
 	Workloads []Workload
 	// Tokens are the bootstrap tokens, in any order; none unless the spec watches them.
 	Tokens []Token
+	// Approvals are what the approver of signing requests says; nil until it has looked at all of them.
+	Approvals *Approvals
 	// Denied are the permissions that are missing for evidence that the spec asks for, in any order.
 	Denied []Denial
 	// Now is the instant of the evaluation.
@@ -122,6 +127,7 @@ var checks = []check{
 	checkServingDisabled,
 	checkServingLabel,
 	checkSigningRequests,
+	checkApproval,
 	checkKubeletSettings,
 	checkRenewals,
 	checkStranded,
@@ -133,6 +139,7 @@ func Evaluate(in Input) Verdict {
 	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource, nodes: in.Nodes}
 	e.checkTrust()
 	e.judgeDenied(in.Denied)
+	e.judgeApprovals(&in)
 	var f facts // one for all nodes, so that a healthy node costs no allocation
 	for i := range in.Nodes {
 		f.gather(&in.Nodes[i])
@@ -169,6 +176,8 @@ type evaluation struct {
 	// is asked for.
 	nodes  []Node
 	learnt *time.Duration
+	// unapproved are the requests that the rules of approval stop, by node; nil if there are none.
+	unapproved map[string]*JudgedRequest
 	// stranded are the nodes that are not ready, with an expired client certificate.
 	stranded []strandedNode
 	// clusterSigned says that a node serves a certificate of the Cluster CA.

@@ -29,6 +29,8 @@ type rules struct {
 	tokenWarning time.Duration
 	// staticMounts says that workloads which mount the static serving certificate are judged.
 	staticMounts bool
+	// approves says that requests are approved.
+	approves bool
 }
 
 // expiry is an ExpirySpec.
@@ -43,6 +45,8 @@ type expiry struct {
 type watched struct {
 	clusterCA, apiServer, clientCA, aggregation bool
 	apiServices, webhooks, conversionWebhooks   bool
+	// approval says that the spec speaks of the approval of signing requests.
+	approval bool
 }
 
 func rulesOf(spec *v1alpha1.CertificatePolicySpec) rules {
@@ -64,6 +68,7 @@ func rulesOf(spec *v1alpha1.CertificatePolicySpec) rules {
 		tokens:         spec.Nodes.BootstrapTokens.Mode == v1alpha1.WatchWatched,
 		tokenWarning:   max(0, duration(spec.Nodes.BootstrapTokens.WarnBefore, v1alpha1.DefaultBootstrapTokenWarnBefore)),
 		staticMounts:   WantsWorkloads(spec),
+		approves:       WantsApproval(spec),
 	}
 }
 
@@ -103,6 +108,7 @@ func watchedOf(spec *v1alpha1.CertificatePolicySpec) watched {
 		apiServices:        is(spec.TrustBundles.APIServices),
 		webhooks:           is(spec.TrustBundles.Webhooks),
 		conversionWebhooks: is(spec.TrustBundles.ConversionWebhooks),
+		approval:           spec.SigningRequestApproval != nil,
 	}
 }
 

@@ -36,6 +36,7 @@ var judged = [...]struct {
 	{v1alpha1.ConditionBootstrapHealthy, bootstrap},
 	{v1alpha1.ConditionControlPlaneHealthy, controlPlane},
 	{v1alpha1.ConditionTrustBundlesHealthy, trustBundles},
+	{v1alpha1.ConditionApprovalHealthy, approval},
 }
 
 // compliant is the index in judged of the condition that answers for all concerns.
@@ -52,6 +53,7 @@ const (
 	workloadGroup
 	controlPlaneGroup
 	bundleGroup
+	approvalGroup
 	sourceGroup
 	groups
 )
@@ -65,6 +67,7 @@ var groupTexts = [groups]struct{ one, many, unknown string }{
 	workloadGroup:     {"workload", "workloads", "could not be judged"},
 	controlPlaneGroup: {"part of the control plane", "parts of the control plane", "could not be judged"},
 	bundleGroup:       {"object with trust bundles", "objects with trust bundles", "could not be judged"},
+	approvalGroup:     {"approver of signing requests", "approvers of signing requests", "could not be judged"},
 	sourceGroup:       {"source of evidence", "sources of evidence", "could not be read"},
 }
 
@@ -193,6 +196,8 @@ func (w watched) condition(i int) bool {
 		return w.anyControlPlane()
 	case trustBundles:
 		return w.anyTrustBundle()
+	case approval:
+		return w.approval
 	default:
 		return true
 	}
@@ -218,7 +223,7 @@ func (e *evaluation) condition(i, selected int) metav1.Condition {
 		condition.Message = t.violations(i, selected)
 		return condition
 	}
-	if ofNodes := judged[i].concerns&(lifetimes|serving|bootstrap) != 0; ofNodes && selected == 0 {
+	if ofNodes := judged[i].concerns&(lifetimes|serving|bootstrap|approval) != 0; ofNodes && selected == 0 {
 		condition.Status, condition.Reason = metav1.ConditionUnknown, v1alpha1.ReasonNoNodesSelected
 		condition.Message = "spec.nodes.selector selects no node, so nothing was judged"
 		return condition
@@ -305,6 +310,8 @@ func (e *evaluation) expected(i, selected int) string {
 		return "the watched certificates of the control plane are current, and fit the Cluster CA"
 	case v1alpha1.ConditionTrustBundlesHealthy:
 		return "no watched trust bundle is malformed, expired or of a replaced Cluster CA"
+	case v1alpha1.ConditionApprovalHealthy:
+		return e.expectedApproval(selected)
 	}
 	return e.complying(selected) + " with the policy"
 }

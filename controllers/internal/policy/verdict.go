@@ -24,6 +24,7 @@ const (
 	bootstrap                        // BootstrapHealthy
 	controlPlane                     // ControlPlaneHealthy
 	trustBundles                     // TrustBundlesHealthy
+	approval                         // ApprovalHealthy
 
 	everything = 1<<iota - 1
 )
@@ -56,6 +57,8 @@ var catalogue = [...]struct {
 	{v1alpha1.ReasonSigningRequestDenied, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonSigningRequestFailed, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonSigningRequestNotIssued, v1alpha1.SeverityViolation, bootstrap},
+	{v1alpha1.ReasonSigningRequestApprovalSuspended, v1alpha1.SeverityViolation, approval},
+	{v1alpha1.ReasonSigningRequestViolation, v1alpha1.SeverityViolation, approval},
 	{v1alpha1.ReasonSigningRequestPending, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonSigningRequestsLooping, v1alpha1.SeverityViolation, bootstrap},
 	{v1alpha1.ReasonNodeNotRegistered, v1alpha1.SeverityViolation, bootstrap},
@@ -71,6 +74,7 @@ var catalogue = [...]struct {
 	{v1alpha1.ReasonTrustBundleUnavailable, v1alpha1.SeverityUnknown, serving},
 	{v1alpha1.ReasonProbeFailed, v1alpha1.SeverityUnknown, lifetimes | serving},
 	{v1alpha1.ReasonNotObserved, v1alpha1.SeverityUnknown, lifetimes | serving | bootstrap},
+	{v1alpha1.ReasonApprovalPoliciesDisagree, v1alpha1.SeverityInfo, approval},
 	{v1alpha1.ReasonIssuerExpiresFirst, v1alpha1.SeverityInfo, lifetimes | controlPlane},
 	{v1alpha1.ReasonRotationDue, v1alpha1.SeverityInfo, lifetimes},
 }

@@ -212,6 +212,8 @@ func TestCatalogueIsComplete(t *testing.T) {
 		v1alpha1.ReasonRenewalFailing, v1alpha1.ReasonNodeNotRegistered, v1alpha1.ReasonNodePoolNeedsRecreation,
 		v1alpha1.ReasonBootstrapTokenExpired, v1alpha1.ReasonClusterCAMismatch, v1alpha1.ReasonIssuerExpiresFirst,
 		v1alpha1.ReasonStaleTrustBundle, v1alpha1.ReasonTrustBundleMalformed, v1alpha1.ReasonAPIServiceUnavailable,
+		v1alpha1.ReasonSigningRequestViolation, v1alpha1.ReasonSigningRequestApprovalSuspended,
+		v1alpha1.ReasonApprovalPoliciesDisagree,
 	}
 	var listed []string
 	for _, entry := range catalogue {
@@ -266,6 +268,11 @@ func TestHostileText(t *testing.T) {
 		}
 	}
 	in.ControlPlane = hostilePlane(hostile)
+	spec.SigningRequestApproval = &v1alpha1.SigningRequestApprovalSpec{Mode: v1alpha1.ApprovalApprove}
+	in.Policy, in.Approvals = long, &Approvals{Suspended: true, Requests: []JudgedRequest{
+		{Name: hostile, NodeName: nodes[0].Name, Reason: hostile, Message: hostile, Violated: true, By: []string{long}},
+		{Name: hostile, NodeName: nodes[1].Name, By: []string{hostile}, Overruled: []string{long}},
+	}}
 	reasons := map[string]bool{}
 	judge := func() []v1alpha1.Finding {
 		in.TrustError = hostile

@@ -1,0 +1,84 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificatepolicy
+
+import (
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/policy"
+)
+
+// approvals is what the specs say that the approver says.
+type approvals struct {
+	mu      sync.Mutex
+	known   *policy.Approvals
+	denied  []policy.Denial
+	changed chan event.GenericEvent
+}
+
+var _ Approvals = &approvals{}
+
+func newApprovals() *approvals { return &approvals{changed: make(chan event.GenericEvent, 1)} }
+
+func (a *approvals) Snapshot() (*policy.Approvals, []policy.Denial) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.known, a.denied
+}
+
+func (a *approvals) Changed() <-chan event.GenericEvent { return a.changed }
+
+// set replaces what is known.
+func (a *approvals) set(known *policy.Approvals, denied ...policy.Denial) {
+	a.mu.Lock()
+	a.known, a.denied = known, denied
+	a.mu.Unlock()
+	select {
+	case a.changed <- event.GenericEvent{}:
+	default:
+	}
+}
+
+var _ = Describe("What the approver of signing requests says", func() {
+	denied := policy.Denial{
+		Permission: "update certificatesigningrequests.certificates.k8s.io/approval", Source: "approving requests",
+		Message: "is forbidden", Concerns: []string{v1alpha1.ConditionApprovalHealthy},
+	}
+
+	It("is in the status of a policy that speaks of approval, and in no other", func(ctx SpecContext) {
+		now := time.Now()
+		observe(ctx, createNode(ctx, "approval", "approval-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
+		p := ignoreControlPlane(newPoolPolicy("approval"))
+		p.Spec.SigningRequestApproval = &v1alpha1.SigningRequestApprovalSpec{
+			Mode: v1alpha1.ApprovalApprove, AllowedIPRanges: []v1alpha1.IPRange{"10.0.0.0/8"},
+		}
+		createPolicy(ctx, p)
+		silent := ignoreControlPlane(newPoolPolicy("approval"))
+		silent.Name = "approval-silent"
+		createPolicy(ctx, silent)
+		run := startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "Unknown NotObserved")
+
+		run.approvals.set(&policy.Approvals{}, denied)
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "Unknown AccessDenied")
+
+		run.approvals.set(&policy.Approvals{Requests: []policy.JudgedRequest{{
+			Name: "csr-1", NodeName: "approval-1", Created: now, Reason: "AddressNotAllowed",
+			Message: "IP address 192.0.2.1 is not allowed", Violated: true, By: []string{p.Name},
+		}}})
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "False SigningRequestViolation")
+		Expect(current(ctx, Default, p.Name).Status.Findings[0].Message).To(ContainSubstring("csr-1"))
+
+		run.approvals.set(&policy.Approvals{})
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "True AsExpected")
+		eventuallyCondition(ctx, silent.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+		Expect(conditions(current(ctx, Default, silent.Name))).NotTo(HaveKey(v1alpha1.ConditionApprovalHealthy))
+	})
+})
