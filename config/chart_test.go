@@ -29,6 +29,7 @@ import (
 
 // chartComponents are the components that the chart has, by the value that switches each on.
 var chartComponents = map[string]string{
+	"approval.enabled":            "approval",
 	"bootstrapTokens.enabled":     "bootstrap-tokens",
 	"grafana.enabled":             "grafana",
 	"networkPolicy.enabled":       "network-policy",

@@ -186,6 +186,29 @@ func TestPermissionsAreFew(t *testing.T) {
 	}
 }
 
+// Approving is what the component grants, and all that it does. That no other role has it, TestPermissionsAreFew says.
+func TestApprovalComponent(t *testing.T) {
+	var rules []rbacv1.PolicyRule
+	for _, object := range objects(t, "components/approval/role.yaml") {
+		if object.GetKind() == "ClusterRole" {
+			rules = append(rules, convert[rbacv1.ClusterRole](t, object).Rules...)
+			continue
+		}
+		binding := convert[rbacv1.ClusterRoleBinding](t, object)
+		want := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "notafter-controller-manager", Namespace: "notafter-system"}}
+		if !slices.Equal(binding.Subjects, want) {
+			t.Errorf("granted to %v, want %v", binding.Subjects, want)
+		}
+	}
+	want := []string{
+		"approve signers.certificates.k8s.io kubernetes.io/kubelet-serving",
+		"update certificatesigningrequests/approval.certificates.k8s.io",
+	}
+	if got := permissions(rules); !slices.Equal(got, want) {
+		t.Errorf("the component grants %q, want %q", got, want)
+	}
+}
+
 // controller-gen reads markers at file level alone, and silently ignores those in doc comments and function bodies.
 func TestEveryMarkerIsInTheRole(t *testing.T) {
 	granted := map[string]bool{}
@@ -320,39 +343,29 @@ func TestOnAnAPIServer(t *testing.T) {
 	} {
 		for want, permissions := range may {
 			for _, p := range permissions {
-				review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-					User: user, Groups: []string{"system:serviceaccounts", "system:authenticated"}, ResourceAttributes: &p,
-				}}
-				if err := reviews.Create(t.Context(), review); err != nil {
-					t.Fatal(err)
-				}
-				if review.Status.Allowed != want {
-					t.Errorf("permission of %s, %+v: %t, want %t", user, p, review.Status.Allowed, want)
+				if got := allowed(t, reviews, user, p); got != want {
+					t.Errorf("permission of %s, %+v: %t, want %t", user, p, got, want)
 				}
 			}
 		}
 	}
-	t.Run("bootstrap tokens", func(t *testing.T) {
-		secrets := func() bool {
-			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: manager, ResourceAttributes: &authorizationv1.ResourceAttributes{
-					Verb: "list", Resource: "secrets", Namespace: "kube-system",
-				},
-			}}
-			if err := reviews.Create(t.Context(), review); err != nil {
-				t.Fatal(err)
+	for component, grants := range componentGrants() {
+		t.Run(component, func(t *testing.T) {
+			for _, p := range grants {
+				if allowed(t, reviews, manager, p) {
+					t.Errorf("the manager may %+v before it was granted that", p)
+				}
 			}
-			return review.Status.Allowed
-		}
-		if secrets() {
-			t.Error("the manager may list Secrets before it was granted that")
-		}
-		kubectl(t, "apply", "--server-side", "-k", "components/bootstrap-tokens")
-		granted := func(context.Context) (bool, error) { return secrets(), nil } // it takes a moment to be in force
-		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
-			t.Errorf("the manager may not list Secrets after it was granted that: %v", err)
-		}
-	})
+			kubectl(t, "apply", "--server-side", "-k", "components/"+component)
+			for _, p := range grants {
+				// It takes a moment to be in force.
+				granted := func(context.Context) (bool, error) { return allowed(t, reviews, manager, p), nil }
+				if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
+					t.Errorf("the manager may not %+v after it was granted that: %v", p, err)
+				}
+			}
+		})
+	}
 	t.Run("components", func(t *testing.T) { testComponents(t, reviews, kubectl) })
 	t.Run("monitoring", func(t *testing.T) { testMonitoring(t, kubectl, reviews) })
 	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
@@ -385,6 +398,30 @@ func testMonitoring(t *testing.T, kubectl func(t *testing.T, args ...string) str
 	}
 	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
 		t.Errorf("the scraper may not read metrics: %v, %v", review.Status, err)
+	}
+}
+
+// allowed says whether the service account may do that.
+func allowed(t *testing.T, reviews client.Client, user string, p authorizationv1.ResourceAttributes) bool {
+	t.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: user, Groups: []string{"system:serviceaccounts", "system:authenticated"}, ResourceAttributes: &p,
+	}}
+	if err := reviews.Create(t.Context(), review); err != nil {
+		t.Fatal(err)
+	}
+	return review.Status.Allowed
+}
+
+// componentGrants is what each of the opt-in components lets the manager do, besides.
+func componentGrants() map[string][]authorizationv1.ResourceAttributes {
+	const certificates = "certificates.k8s.io"
+	return map[string][]authorizationv1.ResourceAttributes{
+		"bootstrap-tokens": {{Verb: "list", Resource: "secrets", Namespace: "kube-system"}},
+		"approval": {
+			{Verb: "update", Group: certificates, Resource: "certificatesigningrequests", Subresource: "approval"},
+			{Verb: "approve", Group: certificates, Resource: "signers", Name: "kubernetes.io/kubelet-serving"},
+		},
 	}
 }
 

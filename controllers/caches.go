@@ -121,7 +121,11 @@ func stripSigningRequest(o any) (any, error) {
 	if !ok {
 		return o, nil
 	}
-	request.ObjectMeta = identity(&request.ObjectMeta)
+	request.ManagedFields = nil
+	if csr.Stage(request) != v1alpha1.StagePending {
+		// To decide on a request is to write all of its metadata: what is missing would be deleted.
+		request.ObjectMeta = identity(&request.ObjectMeta)
+	}
 	request.Spec = csr.ReadOf(request)
 	for i := range request.Spec.Groups {
 		canonical(&request.Spec.Groups[i])

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -26,8 +27,10 @@ import (
 	"github.com/notafter/notafter/controllers/certificatepolicy"
 	"github.com/notafter/notafter/controllers/controlplane"
 	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/observe/dns"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/nodecertificates"
+	"github.com/notafter/notafter/controllers/signingrequest"
 )
 
 // readyTimeout is how long the readiness check waits for a cache that is just about to be synced.
@@ -50,6 +53,9 @@ type Options struct {
 	// WatchTime is how long a watch of what notafter can do without runs before it is begun anew, which is when a permission
 	// that was withdrawn shows. Zero means optional.DefaultWatchTime.
 	WatchTime time.Duration
+	// DNSServer is the address and port of the server that resolves the names in signing requests, for policies that want that.
+	// Empty: as the machine is configured to.
+	DNSServer string
 }
 
 // NewScheme returns a scheme that knows every kind the operator reads or writes.
@@ -93,10 +99,16 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("adding the controlplane controller: %w", err)
 	}
+	approvals, err := signingrequest.Add(mgr, signingrequest.Options{
+		Clock: o.Clock, SigningRequests: requests[certificatesv1.KubeletServingSignerName], Lookup: dns.System(o.DNSServer),
+	})
+	if err != nil {
+		return fmt.Errorf("adding the signingrequest controllers: %w", err)
+	}
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
-		ControlPlane: controlPlane, WatchTime: o.WatchTime,
+		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}

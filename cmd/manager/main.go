@@ -87,8 +87,7 @@ func start(ctx context.Context, log logr.Logger, o *options) error {
 	}
 	if err := controllers.Setup(mgr, controllers.Options{
 		TrustConfigMap: o.trustConfigMap, TrustKey: o.trustKey, ProbeConcurrency: o.probeConcurrency,
-		ProbeLoopback: o.probeLoopback,
-		KubeletReader: o.kubeletReader,
+		ProbeLoopback: o.probeLoopback, KubeletReader: o.kubeletReader, DNSServer: o.dnsServer,
 	}); err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func TestRunUsage(t *testing.T) {
 			"certificate without TLS", []string{"--metrics-cert-dir=none", "--metrics-secure=false"}, exitUsage, "",
 			"--metrics-cert-dir is for metrics over TLS",
 		},
+		{"DNS server", []string{"--dns-server=dns.example.com:53"}, exitUsage, "", "want an IP address and a port"},
 		{"log format", []string{"--log-format=xml"}, exitUsage, "", "want json or console"},
 		{"log level", []string{"--log-level=loud"}, exitUsage, "", "want debug, info or error"},
 	}

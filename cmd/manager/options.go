@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,6 +39,7 @@ type options struct {
 	kubeletReader    types.NamespacedName
 	probeConcurrency int
 	probeLoopback    bool
+	dnsServer        string
 
 	kubeAPIQPS   float32
 	kubeAPIBurst int
@@ -77,6 +79,9 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.BoolVar(&o.probeLoopback, "probe-loopback", false,
 		"connect to kubelets on loopback addresses, too: for tests and clusters whose nodes are all on this machine. A node "+
 			"chooses its address, and elsewhere this would let it choose what the manager connects to on its own machine")
+	flags.StringVar(&o.dnsServer, "dns-server", "",
+		"IP address and port of the DNS server that resolves names in signing requests, for policies with dnsResolution: "+
+			"Required; empty uses those that the machine or Pod is configured with")
 	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests per second to the API server, on average")
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server in a burst")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "address to serve metrics on; 0 serves none")
@@ -129,6 +134,9 @@ func (o *options) check() error {
 	}
 	if o.probeConcurrency < 1 || o.probeConcurrency > 1024 {
 		return fmt.Errorf("--probe-concurrency %d: want 1 to 1024", o.probeConcurrency)
+	}
+	if _, err := netip.ParseAddrPort(o.dnsServer); o.dnsServer != "" && err != nil {
+		return fmt.Errorf("--dns-server %q: want an IP address and a port, like 10.0.0.10:53", o.dnsServer)
 	}
 	if o.kubeAPIQPS <= 0 || o.kubeAPIBurst < 1 {
 		return fmt.Errorf("--kube-api-qps %v and --kube-api-burst %d: want more than 0", o.kubeAPIQPS, o.kubeAPIBurst)

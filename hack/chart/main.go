@@ -32,6 +32,7 @@ const (
 
 // components are the folders of config/components that are in the chart, and the value that switches each on.
 var components = []component{
+	{folder: "approval", value: "approval.enabled"},
 	{folder: "bootstrap-tokens", value: "bootstrapTokens.enabled"},
 	{folder: "grafana", value: "grafana.enabled"},
 	{folder: "network-policy", value: "networkPolicy.enabled"},

@@ -35,6 +35,9 @@ const Namespace = "notafter-system"
 // ServiceAccount is whom the manager runs as: what config/default makes.
 const ServiceAccount = "system:serviceaccount:" + Namespace + ":notafter-controller-manager"
 
+// Kubeconfig is the name of the file, in the folder that Start is given, with which the manager connects to the cluster.
+const Kubeconfig = "manager.kubeconfig"
+
 // Operator is a manager that runs.
 type Operator struct {
 	command         *exec.Cmd
@@ -47,7 +50,7 @@ type Operator struct {
 // Start runs the manager binary against the cluster, into which config/default has been applied. Its files, the log among
 // them, go to dir. Each of several replicas has a dir of its own, and flags that are given win over those here.
 func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...string) (*Operator, error) {
-	kubeconfig := filepath.Join(dir, "manager.kubeconfig")
+	kubeconfig := filepath.Join(dir, Kubeconfig)
 	if err := writeKubeconfig(c, kubeconfig); err != nil {
 		return nil, err
 	}
@@ -193,12 +196,18 @@ func freeAddresses(ctx context.Context, count int) (addresses []string, err erro
 	return addresses, nil
 }
 
-// Install applies config/default with kubectl.
-func Install(ctx context.Context, c *cluster.Cluster, configDir string) error {
-	command := exec.CommandContext(ctx, c.Kubectl(), "--kubeconfig", c.KubeconfigPath(),
-		"apply", "--server-side", "-k", filepath.Join(configDir, "default"))
-	if out, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("applying config/default: %w\n%s", err, out)
+// Install applies config/default with kubectl, and then the named components of config/components.
+func Install(ctx context.Context, c *cluster.Cluster, configDir string, components ...string) error {
+	folders := []string{"default"}
+	for _, component := range components {
+		folders = append(folders, filepath.Join("components", component))
+	}
+	for _, folder := range folders {
+		command := exec.CommandContext(ctx, c.Kubectl(), "--kubeconfig", c.KubeconfigPath(),
+			"apply", "--server-side", "-k", filepath.Join(configDir, folder))
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("applying config/%s: %w\n%s", folder, err, out)
+		}
 	}
 	return nil
 }

@@ -44,6 +44,10 @@ var (
 	requestsDesc = prometheus.NewDesc("notafter_signing_requests",
 		"CertificateSigningRequests of kubelets that exist now, by signer and by how far they have come.",
 		[]string{"signer", "stage"}, nil)
+	oldestPendingDesc = prometheus.NewDesc("notafter_signing_requests_oldest_pending_timestamp_seconds",
+		"When the oldest CertificateSigningRequest of a kubelet that nobody has decided on was created, by signer, in seconds since "+
+			"the epoch.",
+		[]string{"signer"}, nil)
 	findingsDesc = prometheus.NewDesc("notafter_findings",
 		"Findings of a policy, by reason and severity, including those its status has no room for. Leader only.",
 		[]string{"policy", "reason", "severity"}, nil)
@@ -99,8 +103,8 @@ func New(reader client.Reader, signingRequests map[string]SigningRequests, verdi
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		notAfterDesc, notBeforeDesc, requestsDesc, findingsDesc, findingDesc, evaluatedDesc, nextDesc, conditionDesc, nodesDesc,
-		certificatesDesc, readableDesc,
+		notAfterDesc, notBeforeDesc, requestsDesc, oldestPendingDesc, findingsDesc, findingDesc, evaluatedDesc, nextDesc,
+		conditionDesc, nodesDesc, certificatesDesc, readableDesc,
 	} {
 		descs <- desc
 	}
@@ -159,8 +163,16 @@ func (c *collector) collectRequests(send sendFunc, signer string) bool {
 		return false
 	}
 	count := map[v1alpha1.SigningStage]int{}
+	var oldest *metav1.Time
 	for _, request := range requests {
-		count[csr.Stage(request)]++
+		stage := csr.Stage(request)
+		count[stage]++
+		if stage == v1alpha1.StagePending && (oldest == nil || request.CreationTimestamp.Before(oldest)) {
+			oldest = &request.CreationTimestamp
+		}
+	}
+	if oldest != nil {
+		send(oldestPendingDesc, float64(oldest.Unix()), signer)
 	}
 	for _, stage := range stages {
 		send(requestsDesc, float64(count[stage]), signer, string(stage))

@@ -46,7 +46,9 @@ func certificate(purpose v1alpha1.CertificatePurpose, source v1alpha1.EvidenceSo
 }
 
 func request(name, signer string, conditions ...certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequest {
-	r := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	r := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{
+		Name: name, CreationTimestamp: metav1.Unix(int64(1_767_225_600+len(name)), 0),
+	}}
 	r.Spec.SignerName = signer
 	for _, c := range conditions {
 		r.Status.Conditions = append(r.Status.Conditions,

@@ -1,0 +1,204 @@
+// Copyright The notafter Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package signingrequest
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/policy"
+)
+
+// readTimeout bounds a look into a cache that is not synced yet.
+const readTimeout = time.Second
+
+// Store holds what became of the requests, in memory only: the requests themselves say the rest.
+type Store struct {
+	requests requestSource
+	rules    *rules
+	changed  chan event.GenericEvent
+
+	mu     sync.Mutex
+	judged map[string]judged
+	// disputed are the nodes that wait because another one claims an address of theirs.
+	disputed map[string]struct{}
+	denied   []policy.Denial
+	// suspended is the breaker's state.
+	suspended bool
+	// settled says that every undecided request has been judged since a policy has a say.
+	settled bool
+}
+
+// judged is what was found about the newest undecided request of a node.
+type judged struct {
+	// uid and resourceVersion are of the request that was judged.
+	uid             types.UID
+	resourceVersion string
+	// version is that of the rules.
+	version int
+	verdict csr.Verdict
+	reason  csr.Reason
+	// decided says that this version of the request is past: a decision was written, by us or somebody else.
+	decided bool
+	// report is what a policy reports; nil if there is nothing to report.
+	report *policy.JudgedRequest
+}
+
+func newStore(requests requestSource, rules *rules) *Store {
+	return &Store{
+		requests: requests, rules: rules, judged: map[string]judged{}, disputed: map[string]struct{}{},
+		// One event that waits says as much as many.
+		changed: make(chan event.GenericEvent, 1),
+	}
+}
+
+// Snapshot returns what there is to report about requests, and the permissions that are missing to decide on them. The first is
+// nil until every undecided request has been judged once. When a policy changes, what was found about a request stands until
+// that is judged again.
+func (s *Store) Snapshot() (*policy.Approvals, []policy.Denial) {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	set, err := s.rules.current(ctx)
+	if err != nil {
+		return nil, nil
+	}
+	requests, err := s.requests.List()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(set.all()) == 0 {
+		s.settled = false
+		return &policy.Approvals{}, nil
+	}
+	if err != nil || !s.settle(set.version, requests) {
+		return nil, s.denied
+	}
+	known := &policy.Approvals{Suspended: s.suspended}
+	for _, j := range s.judged {
+		if j.report != nil {
+			known.Requests = append(known.Requests, *j.report)
+		}
+	}
+	slices.SortFunc(known.Requests, func(a, b policy.JudgedRequest) int { return cmp.Compare(a.Name, b.Name) })
+	return known, s.denied
+}
+
+// settle says whether every undecided request has been judged, this version of the rules being the first to do so. The caller
+// holds the lock.
+func (s *Store) settle(version int, requests []*certificatesv1.CertificateSigningRequest) bool {
+	if s.settled {
+		return true
+	}
+	for _, request := range requests {
+		if node := csr.NodeName(request); node != "" && isUndecided(request) && s.judged[node].version != version {
+			return false
+		}
+	}
+	s.settled = true
+	return true
+}
+
+// Changed receives an event after every change of the snapshot. It has one receiver.
+func (s *Store) Changed() <-chan event.GenericEvent { return s.changed }
+
+// tell says that the snapshot changed.
+func (s *Store) tell() {
+	select {
+	case s.changed <- event.GenericEvent{}:
+	default: // the receiver has not taken the last one yet, and looks after it does
+	}
+}
+
+// note keeps what was found about a node's newest request, and says whether it is news.
+func (s *Store) note(
+	node string, version int, request *certificatesv1.CertificateSigningRequest, d csr.Decision,
+) (news bool) {
+	next := judged{
+		uid: request.UID, resourceVersion: request.ResourceVersion, version: version, verdict: d.Verdict, reason: d.Reason,
+	}
+	if d.Violated || len(d.By) > 0 && len(d.Overruled) > 0 {
+		next.report = &policy.JudgedRequest{
+			Name: request.Name, NodeName: node, Created: request.CreationTimestamp.Time,
+			Reason: string(d.Reason), Message: d.Message, Violated: d.Violated, By: d.By, Overruled: d.Overruled,
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.judged[node]
+	s.judged[node] = next
+	delete(s.disputed, node)
+	if d.Reason == csr.ReasonAddressContested {
+		s.disputed[node] = struct{}{}
+	}
+	if !s.settled || !reflect.DeepEqual(before.report, next.report) {
+		s.tell()
+	}
+	return before.uid != next.uid || before.verdict != next.verdict || before.reason != next.reason
+}
+
+// forget drops what is known of a node that waits for nothing.
+func (s *Store) forget(node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, ok := s.judged[node]
+	delete(s.judged, node)
+	delete(s.disputed, node)
+	if ok && (before.report != nil || !s.settled) {
+		s.tell()
+	}
+}
+
+// decide notes that this version of the request is past.
+func (s *Store) decide(node string, request *certificatesv1.CertificateSigningRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j, ok := s.judged[node]; ok && j.uid == request.UID && j.resourceVersion == request.ResourceVersion {
+		j.decided = true
+		s.judged[node] = j
+	}
+}
+
+// isDecided says whether this version of the request is past.
+func (s *Store) isDecided(node string, request *certificatesv1.CertificateSigningRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.judged[node]
+	return j.decided && j.uid == request.UID && j.resourceVersion == request.ResourceVersion
+}
+
+// contested are the nodes that wait because another one claims an address of theirs.
+func (s *Store) contested() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.disputed))
+}
+
+// suspend keeps the breaker's state.
+func (s *Store) suspend(suspended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.suspended != suspended {
+		s.tell()
+	}
+	s.suspended = suspended
+}
+
+// deny keeps which permissions are missing.
+func (s *Store) deny(denied []policy.Denial) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !reflect.DeepEqual(s.denied, denied) {
+		s.denied = denied
+		s.tell()
+	}
+}
