@@ -28,6 +28,9 @@ IDLE ?= 2m
 # `make bench` measures at the design point, with as many signing requests of other signers as the kubelets make.
 DESIGN_NODES ?= 5000
 DESIGN_IDLE ?= 10m
+# How many signing requests to have approved at once for `make approvals`, one measurement each.
+REQUESTS ?= 1000
+DESIGN_REQUESTS ?= 1000 5000 10000
 
 # Tests: what to test, and for how long at most per package; how long each fuzz target and benchmark runs.
 PACKAGES ?= ./...
@@ -161,8 +164,9 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@hack/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: benchmarks ## Run the benchmarks, then measure the manager at the design point: 5,000 nodes, ten idle minutes.
+bench: benchmarks ## Run the benchmarks, then measure the manager at the design point: 5,000 nodes, ten idle minutes, 10,000 requests.
 	@$(MAKE) scale NODES=$(DESIGN_NODES) IDLE=$(DESIGN_IDLE)
+	@$(MAKE) approvals REQUESTS="$(DESIGN_REQUESTS)"
 
 .PHONY: benchmarks
 benchmarks: ## Run the benchmarks. BENCH=Evaluate runs some.
@@ -177,6 +181,10 @@ demo: build binaries ## Show the operator at work on a local cluster. KEEP=1 lea
 .PHONY: scale
 scale: build binaries ## Measure the manager with NODES=1000 simulated kubelets: time, memory, requests, at work and for IDLE=2m.
 	@go run ./hack/scale -nodes $(NODES) -idle $(IDLE)
+
+.PHONY: approvals
+approvals: build binaries ## Measure how fast REQUESTS=1000 signing requests are approved, also while DNS does not answer for some.
+	@for requests in $(REQUESTS); do go run ./hack/scale -approve $$requests; done
 
 .PHONY: cluster-up
 cluster-up: ## Start a local cluster with the CRDs. NAME= names it: there can be several. SIGNING_DURATION=3m is for impatience.

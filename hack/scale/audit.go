@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,10 +15,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	"github.com/notafter/notafter/hack/operator"
 )
@@ -68,6 +70,77 @@ func (a audit) read() (requests, error) {
 			counts[kindOf(&event)]++
 		}
 	}
+}
+
+// follower reads the audit log as it grows.
+type follower struct {
+	audit       audit
+	offset      int64
+	seen        int
+	first, last time.Time
+}
+
+// follow counts the approvals that are written from now on.
+func (a audit) follow() *follower {
+	f := &follower{audit: a}
+	if info, err := os.Stat(a.log); err == nil {
+		f.offset = info.Size()
+	}
+	return f
+}
+
+// read reads what was added to the log.
+func (f *follower) read() error {
+	log, err := os.Open(f.audit.log)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // it is only read
+	if _, err := log.Seek(f.offset, io.SeekStart); err != nil {
+		return err
+	}
+	start := f.offset
+	for events := json.NewDecoder(log); ; {
+		var event auditv1.Event
+		err := events.Decode(&event)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // it is being written
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading %s: %w", f.audit.log, err)
+		}
+		f.offset = start + events.InputOffset()
+		if kindOf(&event) == "update certificatesigningrequests/approval" {
+			f.note(event.RequestReceivedTimestamp.Time, event.StageTimestamp.Time)
+		}
+	}
+}
+
+func (f *follower) note(received, answered time.Time) {
+	f.seen++
+	if f.first.IsZero() || received.Before(f.first) {
+		f.first = received
+	}
+	if answered.After(f.last) {
+		f.last = answered
+	}
+}
+
+// await waits until so many approvals were written, and says how long that took: from when the API server received the first
+// until it had answered the last.
+func (f *follower) await(ctx context.Context, expected int) (time.Duration, error) {
+	const interval = 100 * time.Millisecond
+	err := wait.PollUntilContextTimeout(ctx, interval, patience, true, func(context.Context) (bool, error) {
+		err := f.read()
+		return f.seen >= expected, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("waiting for %d approvals (%d so far): %w", expected, f.seen, err)
+	}
+	return f.last.Sub(f.first), nil
 }
 
 func kindOf(event *auditv1.Event) string {

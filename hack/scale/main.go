@@ -5,6 +5,8 @@
 // signers as there are of kubelets: how long a sweep over all kubelets takes, next to a bare loop of handshakes with the same
 // concurrency; how long an evaluation takes; memory; and what is asked of the API server, at work and idle.
 //
+// With -approve it measures instead how fast so many signing requests are approved, next to a bare loop of approvals.
+//
 // On one machine everything competes for the same cores, the API server and the kubelets included, so the figures are to be
 // read against each other.
 package main
@@ -39,6 +41,7 @@ const (
 type options struct {
 	nodes   int
 	foreign int
+	approve int
 	idle    time.Duration
 	binary  string
 	config  string
@@ -48,17 +51,24 @@ func main() {
 	var o options
 	flag.IntVar(&o.nodes, "nodes", 1000, "how many kubelets to simulate; each makes two signing requests")
 	flag.IntVar(&o.foreign, "foreign", -1, "how many signing requests of other signers to make; -1: as many as the kubelets")
+	flag.IntVar(&o.approve, "approve", 0, "measure how this many signing requests are approved, and nothing else")
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long to watch while nothing happens")
 	flag.StringVar(&o.binary, "manager", "bin/manager", "the manager to measure")
 	flag.StringVar(&o.config, "config", "config", "the folder of manifests")
 	bare := flag.Bool(bareLoopFlag, false, "only make a handshake with each address on the standard input")
+	approvals := flag.String(bareApprovalsFlag, "", "only approve every pending request, with the permissions of this kubeconfig")
 	flag.Parse()
 	ctrllog.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	run := run
-	if *bare {
+	switch {
+	case *bare:
 		run = func(ctx context.Context, _ options) error { return shakeHands(ctx, os.Stdin) }
+	case *approvals != "":
+		run = func(ctx context.Context, _ options) error { return approveAll(ctx, *approvals) }
+	case o.approve > 0:
+		run = runApprovals
 	}
 	err := run(ctx, o)
 	stop()
