@@ -155,6 +155,13 @@ e2e: ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= u
 	@NOTAFTER_E2E=1 go test -count=1 -timeout $(TIMEOUT) ./hack/e2e -v -ginkgo.v -ginkgo.no-color -ginkgo.timeout $(TIMEOUT) \
 		$(if $(FOCUS),-ginkgo.focus '$(FOCUS)')
 
+.PHONY: test-gitops
+test-gitops: build binaries ## Have Flux's own controllers deliver the operator and policies. Building them takes minutes the first time.
+	@source=$$(hack/tools/install.sh flux source-controller); \
+		kustomize=$$(hack/tools/install.sh flux kustomize-controller); \
+		SOURCE_CONTROLLER=$$source KUSTOMIZE_CONTROLLER=$$kustomize MANAGER=$(CURDIR)/bin/manager \
+		go test -count=1 -timeout $(TIMEOUT) ./hack/gitops
+
 .PHONY: test-release
 test-release: ## Test that releases are reproducible, for all of PLATFORMS.
 	@PLATFORMS=$(PLATFORMS) go test -count=1 -timeout $(TIMEOUT) -run TestReleaseIsReproducible ./hack/release
