@@ -186,12 +186,17 @@ func TestChartLints(t *testing.T) {
 
 func TestChartValues(t *testing.T) {
 	const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	objects := template(t, "elsewhere",
-		`image={"repository": "registry.example:5000/notafter", "tag": "v9", "digest": "`+digest+`", "pullPolicy": "Always"}`,
+	set := []string{
+		`image={"repository": "registry.example:5000/notafter", "tag": "v9", "digest": "` + digest + `", "pullPolicy": "Always"}`,
 		`imagePullSecrets=[{"name": "registry"}]`, `replicas=1`, `args=["--log-level=debug"]`,
 		`resources={"requests": {"cpu": 1}}`, `nodeSelector={"pool": "system"}`,
 		`tolerations=[{"key": "dedicated", "operator": "Exists"}]`, `priorityClassName="system-cluster-critical"`,
-		`podAnnotations={"a": "1"}`, `podLabels={"l": "2"}`, `crds.install=false`)
+		`podAnnotations={"a": "1"}`, `podLabels={"l": "2"}`, `crds.install=false`,
+	}
+	for value := range chartComponents {
+		set = append(set, value+"=true")
+	}
+	objects := template(t, "elsewhere", set...)
 	for key, object := range objects {
 		if strings.Contains(fmt.Sprint(object.Object), "notafter-system") {
 			t.Errorf("%s still names the namespace notafter-system", key)
