@@ -41,9 +41,9 @@ func (a asked) String() string {
 // allowed is all that the accounts may do.
 var allowed = map[string][]asked{
 	managerAccount: slices.Concat(
-		every("", "", "get list watch", "nodes", "certificatesigningrequests.certificates.k8s.io",
-			"certificatepolicies.notafter.dev", "nodecertificates.notafter.dev"),
-		every("", "", "list watch", "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+		every("", "", "get list watch", "certificatepolicies.notafter.dev"),
+		every("", "", "list watch", "nodes", "certificatesigningrequests.certificates.k8s.io", "nodecertificates.notafter.dev",
+			"mutatingwebhookconfigurations.admissionregistration.k8s.io",
 			"validatingwebhookconfigurations.admissionregistration.k8s.io", "customresourcedefinitions.apiextensions.k8s.io",
 			"apiservices.apiregistration.k8s.io", "daemonsets.apps", "deployments.apps", "statefulsets.apps",
 			"clustertrustbundles.certificates.k8s.io"),
@@ -53,7 +53,7 @@ var allowed = map[string][]asked{
 		every("", "", "get", "/openid/v1/jwks"),
 		every("default", "", "create", "events.events.k8s.io"),
 		every("default", "", "list watch", "endpointslices.discovery.k8s.io"),
-		every("kube-system", "kube-root-ca.crt", "get list watch", "configmaps"),
+		every("kube-system", "kube-root-ca.crt", "list watch", "configmaps"),
 		every("kube-system", "extension-apiserver-authentication", "list watch", "configmaps"),
 		every(systemNamespace, readerAccount, "create", "serviceaccounts/token"),
 		every(systemNamespace, "notafter.dev", "get update", "leases.coordination.k8s.io"),
