@@ -60,9 +60,9 @@ type Options struct {
 }
 
 // The permission to approve is no part of the manager's role: config/components/approval grants it, and nothing else does.
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch
-// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies;nodecertificates,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch
+// +kubebuilder:rbac:groups=notafter.dev,resources=certificatepolicies;nodecertificates,verbs=list;watch
 
 // Add adds the controllers to the manager. The store that it returns is what they will find.
 func Add(mgr manager.Manager, o Options) (*Store, error) {
