@@ -33,7 +33,7 @@ const (
 	lookConcurrency = 8
 	// lookJitter is the share by which the interval varies either way.
 	lookJitter = 0.1
-	// firstBackoff is the wait after a first failure; each further one doubles it, up to the interval.
+	// firstBackoff is the wait after a first failure, such as a certificate that does not fit the Cluster CA; each further one doubles it, up to the interval.
 	firstBackoff = 15 * time.Second
 	// maxLead is how long before a threshold a certificate is looked at once more, and leadShare the share of its lifetime
 	// that is the lead of one that does not live long.
@@ -122,6 +122,28 @@ type apiServers struct {
 	// own is the address by which this process reaches the API server.
 	own   target
 	known map[string]*endpoint
+	// trusted is the Cluster CA that was known last.
+	trusted *pki.TrustBundle
+}
+
+// trust takes up the Cluster CA. When it is another one, what an endpoint served before says nothing about the two together,
+// so all are due.
+func (a *apiServers) trust(bundle *pki.TrustBundle) {
+	if bundle == nil {
+		return
+	}
+	if a.trusted != nil && a.trusted.Fingerprint() != bundle.Fingerprint() {
+		for _, each := range a.known {
+			each.look = look{}
+		}
+	}
+	a.trusted = bundle
+}
+
+// fits says whether a certificate was presented, and one of the Cluster CA, as far as that is known.
+func (a *apiServers) fits(result tlsprobe.Result, now time.Time) bool {
+	return result.Outcome == v1alpha1.ProbeCertificatePresented &&
+		(a.trusted == nil || a.trusted.VerifyServing(result.Chain, now) == nil)
 }
 
 // target is an endpoint to look at.
@@ -228,7 +250,8 @@ func (a *apiServers) look(ctx context.Context, targets []target, expiry []v1alph
 				// It was cut short, and says nothing about the API server.
 				return fmt.Errorf("looking at the API server %s: %w", t.address, err)
 			}
-			current.take(result, a.clock.Now(), jitter)
+			taken := a.clock.Now()
+			current.take(result, current.look.after(!a.fits(result, taken), taken, jitter))
 			return nil
 		})
 	}
@@ -243,9 +266,8 @@ func (a *apiServers) look(ctx context.Context, targets []target, expiry []v1alph
 	return next, err
 }
 
-func (e *endpoint) take(result tlsprobe.Result, now time.Time, jitter float64) {
-	e.result = result
-	e.look = e.look.after(result.Outcome != v1alpha1.ProbeCertificatePresented, now, jitter)
+func (e *endpoint) take(result tlsprobe.Result, taken look) {
+	e.result, e.look = result, taken
 	switch result.Outcome {
 	case v1alpha1.ProbeCertificatePresented, v1alpha1.ProbeNoCertificate:
 		e.chain = result.Chain

@@ -22,6 +22,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
+	"github.com/notafter/notafter/controllers/internal/pki"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
@@ -102,6 +103,60 @@ func (f *fakeServers) takeAsked() []string {
 }
 
 func middle() float64 { return 0.5 }
+
+// A rotation replaces the Cluster CA and the certificates of the API servers, in some order. No mix of what was and what is may
+// be judged, nor may a mix that is real be believed for long.
+func TestLookWhenTheClusterCAChanges(t *testing.T) {
+	const address = "10.1.0.1:6443"
+	before, after := pkitest.NewCA("ca"), pkitest.NewCA("ca")
+	presented := func(ca *pkitest.CA) tlsprobe.Result {
+		return tlsprobe.Result{Outcome: v1alpha1.ProbeCertificatePresented, Chain: ca.Leaf().Chain()}
+	}
+	fake := &fakeServers{answers: map[string]tlsprobe.Result{address: presented(before)}}
+	clock := clocktesting.NewFakePassiveClock(pkitest.Start().Add(time.Hour))
+	servers := &apiServers{probe: fake.probe, clock: clock, random: middle}
+	for _, step := range []struct {
+		name   string
+		serves *pkitest.CA
+		trusts []*pkitest.CA
+		passed time.Duration
+		looks  bool
+		next   time.Duration
+	}{
+		{"at first", before, []*pkitest.CA{before}, 0, true, lookInterval},
+		{"the same", before, []*pkitest.CA{before}, time.Minute, false, lookInterval - time.Minute},
+		{"both trusted, the old one served", before, []*pkitest.CA{before, after}, 0, true, lookInterval},
+		{"both trusted, the new one served, unseen", after, []*pkitest.CA{before, after}, time.Minute, false, lookInterval - time.Minute},
+		{"the old one dropped", after, []*pkitest.CA{after}, time.Minute, true, lookInterval},
+		{"a server that is left behind", before, []*pkitest.CA{before, after}, 0, true, lookInterval},
+		{"and does not fit", before, []*pkitest.CA{after}, 0, true, firstBackoff},
+		{"still", before, []*pkitest.CA{after}, firstBackoff, true, 2 * firstBackoff},
+		{"until it does", after, []*pkitest.CA{after}, 2 * firstBackoff, true, lookInterval},
+	} {
+		clock.SetTime(clock.Now().Add(step.passed))
+		fake.answers[address] = presented(step.serves)
+		var bundle []byte
+		for _, ca := range step.trusts {
+			bundle = append(bundle, ca.PEM()...)
+		}
+		trusted, err := pki.NewTrustBundle(bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers.trust(trusted)
+		servers.trust(nil) // not readable for a moment
+		next, err := servers.look(t.Context(), []target{addressTarget(netip.MustParseAddrPort(address))}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if looked := len(fake.takeAsked()) > 0; looked != step.looks {
+			t.Errorf("%s: looked %t", step.name, looked)
+		}
+		if got := next.Sub(clock.Now()); got != step.next {
+			t.Errorf("%s: next look in %s, want %s", step.name, got, step.next)
+		}
+	}
+}
 
 func TestLook(t *testing.T) {
 	const one, other = "10.1.0.1:6443", "10.1.0.2:6443"

@@ -58,6 +58,7 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 		demand: d, cas: &r.cas, trustSource: r.trust.ConfigMap.String(), denied: map[string]policy.Denial{},
 	}
 	o.trusted, o.trustErr = r.trust.Bundle()
+	r.servers.trust(o.trusted)
 	next, err := r.lookAtAPIServers(ctx, o)
 	if err != nil {
 		return reconcile.Result{}, err
