@@ -5,8 +5,13 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // AddCA begins to replace the Cluster CA, as a careful admin does: from now on a new CA signs, and both are trusted and
@@ -43,13 +48,36 @@ func (c *Cluster) DropOldCA(ctx context.Context) error {
 	return c.restartControllerManager(ctx)
 }
 
-// RenewAPIServer gives the API server a serving certificate of the newest Cluster CA. It takes it up within a minute or so.
-func (c *Cluster) RenewAPIServer() error {
+// RenewAPIServer gives the API server a serving certificate of the newest Cluster CA, and waits until it serves that.
+func (c *Cluster) RenewAPIServer(ctx context.Context) error {
 	pair, err := c.pki.cluster.sign(apiServerTemplate(c.options.Address))
+	if err == nil {
+		err = pair.write(pkiDir(c.options.Dir), "apiserver")
+	}
 	if err != nil {
 		return fmt.Errorf("renewing the API server's certificate: %w", err)
 	}
-	return pair.write(pkiDir(c.options.Dir), "apiserver")
+	ctx, cancel := context.WithTimeout(ctx, startTimeout) // it looks at its files once a minute, at least
+	defer cancel()
+	err = wait.PollUntilContextCancel(ctx, pollInterval, true, func(ctx context.Context) (bool, error) {
+		served, err := servedBy(ctx, c.config.Host)
+		return err == nil && served.Equal(pair.cert), err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the API server to serve its new certificate: %w", err)
+	}
+	return nil
+}
+
+// servedBy returns the certificate that is served at an address, whoever signed it.
+func servedBy(ctx context.Context, url string) (*x509.Certificate, error) {
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // nothing is sent
+	connection, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(url, "https://"))
+	if err != nil {
+		return nil, err
+	}
+	served := connection.(*tls.Conn).ConnectionState().PeerCertificates[0] //nolint:errcheck // a tls.Dialer's connection
+	return served, connection.Close()
 }
 
 func (c *Cluster) restartControllerManager(ctx context.Context) error {

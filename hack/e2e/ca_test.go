@@ -56,7 +56,7 @@ func caSpecs() {
 			}
 		}
 		Eventually(servedBy(ctx, steady1)).WithContext(ctx).Should(Equal(caOf(server)), "a certificate of the new CA")
-		Expect(server.RenewAPIServer()).To(Succeed())
+		Expect(server.RenewAPIServer(ctx)).To(Succeed())
 
 		Eventually(policyOf(controlPlane)).WithContext(ctx).Should(HaveField("Status.ControlPlane", And(
 			ContainElement(HaveField("Purpose", v1alpha1.PurposeClusterCA)),
