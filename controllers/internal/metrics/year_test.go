@@ -283,7 +283,7 @@ func TestAYearWithoutFalseAlerts(t *testing.T) {
 		TrustBundles: v1alpha1.TrustBundlesSpec{APIServices: ignored, Webhooks: ignored, ConversionWebhooks: ignored},
 	}
 	yearly := &fleet{policy: "yearly", spec: nodesOnly}
-	for i := range 40 {
+	for i := range 20 {
 		yearly.nodes = append(yearly.nodes, newSimulated(fmt.Sprintf("yearly-%d", i), year, random))
 	}
 	daily := &fleet{policy: "daily", spec: nodesOnly}
