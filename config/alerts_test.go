@@ -25,7 +25,9 @@ const (
 )
 
 // notAlerted are the reasons of findings that no alert is for: they inform.
-var notAlerted = []string{v1alpha1.ReasonIssuerExpiresFirst, v1alpha1.ReasonRotationDue}
+var notAlerted = []string{
+	v1alpha1.ReasonApprovalPoliciesDisagree, v1alpha1.ReasonIssuerExpiresFirst, v1alpha1.ReasonRotationDue,
+}
 
 type alert struct {
 	Alert       string            `json:"alert"`
