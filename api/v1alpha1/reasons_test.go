@@ -197,12 +197,11 @@ func TestDocsLinks(t *testing.T) {
 				if target[1] != "" {
 					linked = filepath.Join(filepath.Dir(path), target[1])
 				}
-				content, err := os.ReadFile(linked)
-				if err != nil {
+				if _, err := os.Stat(linked); err != nil { // it may be a folder of code
 					t.Errorf("%s has a broken link: %v", path, err)
 					continue
 				}
-				if target[2] != "" && !anchors(string(content)).Has(target[2]) {
+				if target[2] != "" && !anchors(readFile(t, linked)).Has(target[2]) {
 					t.Errorf("%s links to %s#%s: no such heading", path, target[1], target[2])
 				}
 			}
