@@ -54,28 +54,28 @@ var _ = Describe("NodeCertificates, to kstatus,", func() {
 
 		approver.Set(name, approve)
 		Expect(k.WaitServing(ctx)).To(Succeed())
-		Eventually(status(ctx, name)).Should(And(
-			serves(v1alpha1.ServingModeClusterSigned, v1alpha1.ProbeCertificatePresented), requested(v1alpha1.StageIssued),
-			answered(v1alpha1.KubeletRead), HaveField("Certificates", HaveLen(3))))
+		whole := And(serves(v1alpha1.ServingModeClusterSigned, v1alpha1.ProbeCertificatePresented),
+			requested(v1alpha1.StageIssued), answered(v1alpha1.KubeletRead), HaveField("Certificates", HaveLen(3)))
+		Eventually(status(ctx, name)).Should(whole)
 		expectState(ctx, name, "cluster-signed", kstatus.CurrentStatus)
-
-		object, err := get(ctx, name)
-		Expect(err).NotTo(HaveOccurred())
-		controllerutil.AddFinalizer(object, "test.notafter.dev/hold")
-		Expect(c.Update(ctx, object)).To(Succeed())
-		Expect(c.Delete(ctx, object)).To(Succeed())
-		expectState(ctx, name, "deleted", kstatus.TerminatingStatus)
-		Eventually(func(g Gomega) {
-			object, err := get(ctx, name)
-			g.Expect(err).NotTo(HaveOccurred())
-			object.Finalizers = nil
-			g.Expect(c.Update(ctx, object)).To(Succeed())
-		}).Should(Succeed())
 
 		Expect(k.SetEndpoint(kubelet.EndpointRefuses)).To(Succeed())
 		Eventually(status(ctx, name)).Should(And(
 			serves(v1alpha1.ServingModeUnknown, v1alpha1.ProbeUnreachable),
 			answered(v1alpha1.KubeletFailed), HaveField("Certificates", HaveLen(3))))
 		expectState(ctx, name, "unreachable", kstatus.CurrentStatus)
+
+		Expect(k.SetEndpoint(kubelet.EndpointServes)).To(Succeed())
+		Eventually(status(ctx, name)).Should(whole)
+		object, err := get(ctx, name)
+		Expect(err).NotTo(HaveOccurred())
+		before := client.MergeFrom(object.DeepCopy())
+		controllerutil.AddFinalizer(object, "test.notafter.dev/hold")
+		Expect(c.Patch(ctx, object, before)).To(Succeed())
+		Expect(c.Delete(ctx, object)).To(Succeed())
+		expectState(ctx, name, "deleted", kstatus.TerminatingStatus)
+		before = client.MergeFrom(object.DeepCopy())
+		object.Finalizers = nil
+		Expect(c.Patch(ctx, object, before)).To(Succeed())
 	}, SpecTimeout(2*soon))
 })
