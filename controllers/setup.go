@@ -13,11 +13,13 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -32,9 +34,6 @@ import (
 	"github.com/notafter/notafter/controllers/nodecertificates"
 	"github.com/notafter/notafter/controllers/signingrequest"
 )
-
-// readyTimeout is how long the readiness check waits for a cache that is just about to be synced.
-const readyTimeout = 200 * time.Millisecond
 
 // Options are what the command line decides.
 type Options struct {
@@ -134,17 +133,45 @@ func addReadyChecks(mgr manager.Manager) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the health check: %w", err)
 	}
-	check := func(request *http.Request) error {
-		synced, cancel := context.WithTimeout(request.Context(), readyTimeout)
-		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(synced) {
-			return errors.New("the cache of Nodes, NodeCertificates and CertificatePolicies is not synced: " +
-				"see the log for what can't be listed")
-		}
-		return nil
+	r := &readiness{cache: mgr.GetCache(), synced: make(chan struct{})}
+	if err := mgr.Add(r); err != nil {
+		return fmt.Errorf("adding what waits for the cache: %w", err)
 	}
-	if err := mgr.AddReadyzCheck("cache-objects", check); err != nil {
+	if err := mgr.AddReadyzCheck("cache-objects", r.check); err != nil {
 		return fmt.Errorf("adding the readiness check of the cache: %w", err)
 	}
 	return nil
+}
+
+// readiness waits for the cache to hold what nothing can be done without. The cache itself can't be asked: it takes itself for
+// synced as long as nobody wants anything of it.
+type readiness struct {
+	cache  cache.Cache
+	synced chan struct{}
+}
+
+// Start implements manager.Runnable.
+func (r *readiness) Start(ctx context.Context) error {
+	for _, kind := range []client.Object{&corev1.Node{}, &v1alpha1.NodeCertificates{}, &v1alpha1.CertificatePolicy{}} {
+		if _, err := r.cache.GetInformer(ctx, kind); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("waiting for the cache of %T: %w", kind, err)
+		}
+	}
+	if ctx.Err() == nil {
+		close(r.synced)
+	}
+	return nil
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: a replica that is to take over has to be ready for it.
+func (*readiness) NeedLeaderElection() bool { return false }
+
+func (r *readiness) check(*http.Request) error {
+	select {
+	case <-r.synced:
+		return nil
+	default:
+		return errors.New("the cache of Nodes, NodeCertificates and CertificatePolicies is not synced: " +
+			"see the log for what can't be listed")
+	}
 }
