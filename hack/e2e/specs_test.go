@@ -12,6 +12,7 @@ var _ = Describe("notafter", Ordered, ContinueOnFailure, func() {
 	Describe("as a pod", podSpecs)
 	Describe("as a user of the API", accessSpecs)
 	Describe("as an exporter of metrics", metricsSpecs)
+	Describe("as one of two replicas", Ordered, replicaSpecs)
 	Describe("while kubelets fail", Ordered, failureSpecs)
 	Describe("while the Cluster CA is replaced", Ordered, caSpecs)
 })
