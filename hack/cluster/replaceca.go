@@ -76,7 +76,7 @@ func servedBy(ctx context.Context, url string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	served := connection.(*tls.Conn).ConnectionState().PeerCertificates[0] //nolint:errcheck // a tls.Dialer's connection
+	served := connection.(*tls.Conn).ConnectionState().PeerCertificates[0]
 	return served, connection.Close()
 }
 

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/notafter/notafter/hack/cluster/binaries"
 	"github.com/notafter/notafter/hack/cluster/sandbox"
@@ -36,12 +35,15 @@ var kernelSettings = map[string]string{
 
 // unshare makes the node's namespaces and connects its network with the sandbox's.
 func (n *Node) unshare(ctx context.Context) error {
-	cmd := exec.CommandContext(context.Background(), "sleep", "infinity") // until it is told to end
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS,
-	}
 	var err error
-	if n.holder, err = startProcess("the node's namespaces", cmd); err != nil {
+	n.holder, err = startProcess("the node's namespaces", func() (*exec.Cmd, error) {
+		cmd := exec.CommandContext(context.Background(), "sleep", "infinity") // until it is told to end
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS,
+		}
+		return cmd, cmd.Start()
+	})
+	if err != nil {
 		return err
 	}
 	if err := n.connect(ctx); err != nil {
@@ -167,6 +169,3 @@ func tail(path string) string {
 	}
 	return string(data[max(0, len(data)-size):])
 }
-
-// socketTimeout is how long containerd may take to listen.
-const socketTimeout = time.Minute

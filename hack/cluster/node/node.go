@@ -10,12 +10,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -141,22 +139,12 @@ func (n *Node) Forget() error {
 	return nil
 }
 
-// KubeletRuns says whether the kubelet runs: one that cannot authenticate ends.
-func (n *Node) KubeletRuns() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.kubelet.alive()
-}
-
 // WaitReady waits until the Node is ready.
 func (n *Node) WaitReady(ctx context.Context) error {
 	state := "not registered"
 	err := wait.PollUntilContextCancel(ctx, 4*pollInterval, true, func(ctx context.Context) (bool, error) {
 		object, err := n.group.client.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			if !n.KubeletRuns() {
-				return false, fmt.Errorf("the kubelet ended\n%s", tail(n.LogPath(binaries.Kubelet)))
-			}
 			return false, nil
 		}
 		if err != nil {
@@ -171,7 +159,7 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		return false, nil
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for node %s: %w (%s)", n.Name(), err, state)
+		return fmt.Errorf("waiting for node %s: %w (%s)\n%s", n.Name(), err, state, tail(n.LogPath(binaries.Kubelet)))
 	}
 	return nil
 }
@@ -189,65 +177,4 @@ func (n *Node) ContainerPID(ctx context.Context, containerID string) (int, error
 		}
 	}
 	return 0, fmt.Errorf("node %s has no container %s", n.Name(), id)
-}
-
-// process is a program that runs on a node.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
-// run starts a program of the node with its output in a log.
-func (n *Node) run(program binaries.Program, args ...string) (*process, error) {
-	log, err := os.OpenFile(n.LogPath(program), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the program has its own handle
-	name, args := n.entered(n.group.programs[program], args...)
-	cmd := exec.CommandContext(context.Background(), name, args...) // until it is told to end
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "PATH="+n.path())
-	return startProcess(string(program), cmd)
-}
-
-func startProcess(name string, cmd *exec.Cmd) (*process, error) {
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", name, err)
-	}
-	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // that it ended is what counts; its log says why
-		close(p.done)
-	}()
-	return p, nil
-}
-
-func (p *process) alive() bool {
-	if p == nil {
-		return false
-	}
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// stop kills the process. Nothing on a node here is worth an orderly end, and a real node may die like this too.
-func (p *process) stop() error {
-	if !p.alive() {
-		return nil
-	}
-	if err := p.cmd.Process.Signal(syscall.SIGKILL); err != nil && p.alive() {
-		return fmt.Errorf("stopping %s: %w", p.name, err)
-	}
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(10 * time.Second):
-		return fmt.Errorf("stopping %s: it does not end", p.name)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
@@ -22,7 +23,11 @@ import (
 	"github.com/notafter/notafter/hack/cluster/binaries"
 )
 
-const containerdSocket = "/run/containerd/containerd.sock"
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	// socketTimeout is how long containerd may take to listen.
+	socketTimeout = time.Minute
+)
 
 // containerdConfig is for version 2 of containerd. Snapshots are plain copies, which works on every file system, in containers
 // too. restrict_oom_score_adj is for machines whose root lacks CAP_SYS_RESOURCE. What would write to /opt is off.
@@ -73,9 +78,6 @@ func (n *Node) startContainerd(ctx context.Context) error {
 func (n *Node) waitContainerd(ctx context.Context) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 2*pollInterval, socketTimeout, true, func(ctx context.Context) (bool, error) {
-		if !n.containerd.alive() {
-			return false, fmt.Errorf("containerd ended\n%s", tail(n.LogPath(binaries.Containerd)))
-		}
 		last = n.enter(ctx, n.group.programs[binaries.Ctr], "version")
 		return last == nil, nil
 	})
