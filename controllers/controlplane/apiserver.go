@@ -33,7 +33,8 @@ const (
 	lookConcurrency = 8
 	// lookJitter is the share by which the interval varies either way.
 	lookJitter = 0.1
-	// firstBackoff is the wait after a first failure, such as a certificate that does not fit the Cluster CA; each further one doubles it, up to the interval.
+	// firstBackoff is the wait after a first failure, such as a certificate that does not fit the Cluster CA; each further one
+	// doubles it, up to the interval.
 	firstBackoff = 15 * time.Second
 	// maxLead is how long before a threshold a certificate is looked at once more, and leadShare the share of its lifetime
 	// that is the lead of one that does not live long.
