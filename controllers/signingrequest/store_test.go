@@ -38,7 +38,9 @@ type fixedRequests []*certificatesv1.CertificateSigningRequest
 
 func (f fixedRequests) List() ([]*certificatesv1.CertificateSigningRequest, error) { return f, nil }
 
-func (f fixedRequests) ByIndex(string, string) ([]*certificatesv1.CertificateSigningRequest, error) { return f, nil }
+func (f fixedRequests) ByIndex(string, string) ([]*certificatesv1.CertificateSigningRequest, error) {
+	return f, nil
+}
 
 func pending(node string) *certificatesv1.CertificateSigningRequest {
 	request := &certificatesv1.CertificateSigningRequest{
