@@ -20,10 +20,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -151,17 +149,19 @@ func (l *approvalLoad) deleteRequests(ctx context.Context) error {
 
 func (l *approvalLoad) deleteForeign(ctx context.Context) error { return l.delete(ctx, foreignSigner) }
 
-// delete deletes the requests to a signer. The API server gives up a deletion after a minute, which may be too short for all.
+// delete deletes the requests to a signer, one by one: to delete thousands at once takes the API server longer than it allows.
 func (l *approvalLoad) delete(ctx context.Context, signer string) error {
-	const pause = time.Second
-	return wait.PollUntilContextTimeout(ctx, pause, patience, true, func(ctx context.Context) (bool, error) {
-		err := l.client.CertificatesV1().CertificateSigningRequests().DeleteCollection(ctx, metav1.DeleteOptions{},
-			metav1.ListOptions{FieldSelector: "spec.signerName=" + signer})
-		if apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
-			return false, nil
-		}
-		return err == nil, err
-	})
+	requests := l.client.CertificatesV1().CertificateSigningRequests()
+	list, err := requests.List(ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + signer})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(creators)
+	for i := range list.Items {
+		group.Go(func() error { return requests.Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}) })
+	}
+	return group.Wait()
 }
 
 // approveAll is the bare loop: it lists the nodes' requests and writes an approval of each, unseen.
