@@ -69,13 +69,24 @@ var _ = Describe("What the approver of signing requests says", func() {
 		run.approvals.set(&policy.Approvals{}, denied)
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "Unknown AccessDenied")
 
-		run.approvals.set(&policy.Approvals{Requests: []policy.JudgedRequest{{
+		violated := &policy.Approvals{Requests: []policy.JudgedRequest{{
 			Name: "csr-1", NodeName: "approval-1", Created: now, Reason: "AddressNotAllowed",
 			Message: "IP address 192.0.2.1 is not allowed", Violated: true, By: []string{p.Name},
-		}}})
+		}}}
+		run.approvals.set(violated)
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "False SigningRequestViolation")
 		Expect(current(ctx, Default, p.Name).Status.Findings[0].Message).To(ContainSubstring("csr-1"))
 
+		By("another process taking over, whose approver has not judged the requests yet")
+		run.stop()
+		run = startController()
+		before := current(ctx, Default, p.Name).ResourceVersion
+		Consistently(func(g Gomega) {
+			g.Expect(current(ctx, g, p.Name).ResourceVersion).To(Equal(before), "the status is written")
+		}).WithTimeout(2 * time.Second).Should(Succeed())
+		run.approvals.set(violated)
+
+		By("the request being withdrawn")
 		run.approvals.set(&policy.Approvals{})
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionApprovalHealthy, "True AsExpected")
 		eventuallyCondition(ctx, silent.Name, v1alpha1.ConditionCompliant, "True AsExpected")

@@ -62,6 +62,8 @@ type memory struct {
 	uid types.UID
 	// notBefore is when the policy may be evaluated again.
 	notBefore time.Time
+	// patience is how long the first evaluation waits for the approver of signing requests; zero until it is to come.
+	patience time.Time
 	// announced are the findings of the last verdict, and stalled whether there was none.
 	announced map[findingKey]v1alpha1.Severity
 	stalled   bool

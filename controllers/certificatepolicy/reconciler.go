@@ -78,7 +78,7 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	now := r.clock.Now()
-	if pause := m.notBefore.Sub(now); pause > 0 {
+	if pause := max(m.notBefore.Sub(now), r.untilJudged(p, m, now)); pause > 0 {
 		return reconcile.Result{RequeueAfter: pause}, nil
 	}
 	e, err := r.gather(ctx, p, now)
@@ -161,6 +161,21 @@ func (r *reconciler) remember(ctx context.Context, p *v1alpha1.CertificatePolicy
 	defer r.mu.Unlock()
 	r.memories[p.Name] = m
 	return m, nil
+}
+
+// untilJudged returns how long a policy that another process evaluated before is left as that found it, because the approver,
+// which begins when this process leads, has not judged the signing requests yet. What was found of them would be taken for over.
+func (r *reconciler) untilJudged(p *v1alpha1.CertificatePolicy, m *memory, now time.Time) time.Duration {
+	if r.approvals == nil || p.Spec.SigningRequestApproval == nil || len(p.Status.Conditions) == 0 {
+		return 0
+	}
+	if m.patience.IsZero() {
+		m.patience = now.Add(settleTime)
+	}
+	if judged, denied := r.approvals.Snapshot(); judged != nil || len(denied) > 0 {
+		m.patience = now
+	}
+	return m.patience.Sub(now)
 }
 
 // forget drops everything known about a policy that is gone, its series among it.
