@@ -64,6 +64,7 @@ func replicaSpecs() {
 	It("replaces a leader that is killed, and goes on where that one stopped", func(ctx SpecContext) {
 		label(ctx, steady1, false)
 		expectMissing(ctx, steady1)
+		expectToldOnce(ctx, steady1) // what the leader dies in the middle of, it leaves unsaid
 		former := leaseOf(ctx)
 		leader := leaderPod(ctx)
 		pid, err := nodes[leader.Spec.NodeName].ContainerPID(ctx, leader.Status.ContainerStatuses[0].ContainerID)
