@@ -122,9 +122,12 @@ func stripSigningRequest(o any) (any, error) {
 		return o, nil
 	}
 	request.ManagedFields = nil
-	if csr.Stage(request) != v1alpha1.StagePending {
-		// To decide on a request is to write all of its metadata: what is missing would be deleted.
+	switch tooLarge := request.ObjectMeta.Size() > csr.MaxMetadataBytes; {
+	case !csr.MayBeDecided(request):
 		request.ObjectMeta = identity(&request.ObjectMeta)
+	case tooLarge:
+		request.ObjectMeta = identity(&request.ObjectMeta)
+		csr.LeaveOutMetadata(request)
 	}
 	request.Spec = csr.ReadOf(request)
 	for i := range request.Spec.Groups {

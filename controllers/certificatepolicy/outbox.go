@@ -6,7 +6,9 @@ package certificatepolicy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -18,6 +20,13 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+const (
+	// maxWaiting is how many Events wait at most while the API server cannot be reached.
+	maxWaiting = 1000
+	// failurePatience is how long the API server may fail at an Event before it is dropped.
+	failurePatience = 10 * time.Minute
 )
 
 // outbox writes Events, as a part of the evaluation that they are about. The manager's recorder would write them later, in the
@@ -64,25 +73,51 @@ func (o *outbox) Eventf(regarding, related runtime.Object, eventType, reason, ac
 	o.waiting = append(o.waiting, event)
 }
 
-// deliver writes the Events that wait. After an error, those that are not written go on waiting.
+// deliver writes the Events that wait. Those that the API server cannot be reached for, or has no time for, go on waiting, as many
+// as there is room for, and so does for a while what it fails at, as it does where a webhook of somebody's is broken: that one
+// holds up no other. What is refused would be refused again, and is logged.
 func (o *outbox) deliver(ctx context.Context) error {
 	o.mu.Lock()
 	events := o.waiting
 	o.waiting = nil
 	o.mu.Unlock()
+	var later []*eventsv1.Event
+	var failure error
 	for i, event := range events {
 		err := o.client.Create(ctx, event)
 		switch {
 		case err == nil:
 		case apierrors.IsAlreadyExists(err): // it was written, but the answer did not arrive
-		case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err):
-			log.FromContext(ctx).Error(err, "The API server refused an Event", "reason", event.Reason, "note", event.Note)
+		case mayPass(err):
+			o.keep(ctx, append(later, events[i:]...))
+			return unwritten(event, err)
+		case apierrors.IsInternalError(err) && o.clock.Since(event.EventTime.Time) < failurePatience:
+			later, failure = append(later, event), unwritten(event, err)
 		default:
-			o.mu.Lock()
-			o.waiting = append(events[i:], o.waiting...)
-			o.mu.Unlock()
-			return fmt.Errorf("writing the Event %s about %s %s: %w", event.Reason, event.Regarding.Kind, event.Regarding.Name, err)
+			log.FromContext(ctx).Error(err, "The API server refused an Event", "reason", event.Reason, "note", event.Note)
 		}
 	}
-	return nil
+	o.keep(ctx, later)
+	return failure
+}
+
+func unwritten(event *eventsv1.Event, err error) error {
+	return fmt.Errorf("writing the Event %s about %s %s: %w", event.Reason, event.Regarding.Kind, event.Regarding.Name, err)
+}
+
+// mayPass says that the same write may succeed later: the API server did not answer, or asked for patience.
+func mayPass(err error) bool {
+	return apierrors.ReasonForError(err) == metav1.StatusReasonUnknown || apierrors.IsTooManyRequests(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err)
+}
+
+// keep has the Events wait before all others. The oldest give way if there is no room.
+func (o *outbox) keep(ctx context.Context, events []*eventsv1.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waiting = append(events, o.waiting...)
+	if excess := len(o.waiting) - maxWaiting; excess > 0 {
+		log.FromContext(ctx).Error(nil, "Too many Events wait to be written, and the oldest are dropped", "dropped", excess)
+		o.waiting = slices.Clone(o.waiting[excess:])
+	}
 }

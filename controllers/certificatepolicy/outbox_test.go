@@ -64,6 +64,7 @@ func TestOutboxWritesEachEventOnce(t *testing.T) {
 		{"the API server is away", []error{nil, errors.New("connection refused")}, true, []string{"one", "two", "three"}},
 		{"written, and the answer lost", []error{apierrors.NewAlreadyExists(event, "x")}, false, []string{"two", "three"}},
 		{"refused", []error{apierrors.NewForbidden(event, "x", nil)}, false, []string{"two", "three"}},
+		{"failing at one", []error{apierrors.NewInternalError(errors.New("webhook"))}, true, []string{"two", "three", "one"}},
 		{"busy", []error{apierrors.NewTooManyRequests("busy", 1)}, true, []string{"one", "two", "three"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -93,6 +94,38 @@ func TestOutboxWritesEachEventOnce(t *testing.T) {
 				t.Errorf("%d Events have %d names", len(notes), len(names))
 			}
 		})
+	}
+}
+
+// While nothing can be written, the memory that Events take has a bound, and the latest are kept.
+func TestOutboxHasRoomForSoMany(t *testing.T) {
+	server := &apiServer{answers: []error{errors.New("connection refused")}}
+	box := &outbox{client: server, scheme: newTestScheme(t), clock: testingclock.NewFakePassiveClock(start)}
+	for i := range maxWaiting + 5 {
+		box.Eventf(newPolicy(), nil, corev1.EventTypeNormal, "Reason", "Action", "%d", i)
+	}
+	if err := box.deliver(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	if err := box.deliver(t.Context()); err != nil || len(server.written) != maxWaiting || server.written[0].Note != "5" {
+		t.Errorf("%d Events, %v, want the last %d", len(server.written), err, maxWaiting)
+	}
+}
+
+// What fails for long, such as because of somebody's webhook, is given up.
+func TestOutboxGivesUp(t *testing.T) {
+	broken := apierrors.NewInternalError(errors.New("webhook"))
+	server, now := &apiServer{answers: []error{broken, broken}}, testingclock.NewFakePassiveClock(start)
+	box := &outbox{client: server, scheme: newTestScheme(t), clock: now}
+	box.Eventf(newPolicy(), nil, corev1.EventTypeNormal, "Reason", "Action", "lost")
+	if err := box.deliver(t.Context()); err == nil {
+		t.Error("no error at first")
+	}
+	now.SetTime(start.Add(failurePatience))
+	for range 2 {
+		if err := box.deliver(t.Context()); err != nil || len(server.written) > 0 {
+			t.Errorf("%d Events, %v, want it dropped", len(server.written), err)
+		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -27,6 +26,9 @@ const (
 	// deniedInterval is how often a missing permission is asked for again, and allowedInterval one that is there: a write that
 	// is refused says so, too.
 	deniedInterval, allowedInterval = 15 * time.Second, 10 * time.Minute
+	// otherwiseRefused is said where the permissions are there. What exactly was answered differs from request to request.
+	otherwiseRefused = "it is granted, and decisions are refused all the same: an admission webhook or policy may be in the way, and " +
+		"the log of the manager that leads has the answers"
 	// purpose is what the permissions are for.
 	purpose = "approving the kubelets' requests for serving certificates; config/components/approval grants it"
 )
@@ -61,7 +63,6 @@ type access struct {
 	reviews client.Writer
 	rules   *rules
 	store   *Store
-	clock   clock.PassiveClock
 	random  func() float64
 	// wakeAll has every request judged again.
 	wakeAll func()
@@ -72,8 +73,8 @@ type access struct {
 	checked bool
 	// denied are the permissions that are missing.
 	denied []policy.Denial
-	// refusal is why the last write was refused, though no permission was found missing. Empty if it was not.
-	refusal string
+	// refusal is set while writes are refused, though no permission was found missing.
+	refusal bool
 }
 
 // check is the one item of work.
@@ -162,7 +163,7 @@ func (a *access) set(denied []policy.Denial) (opened bool) {
 	opened = a.isShut() && len(denied) == 0
 	a.checked, a.denied = true, denied
 	if len(denied) > 0 {
-		a.refusal = ""
+		a.refusal = false
 	}
 	a.report()
 	return opened
@@ -172,7 +173,7 @@ func (a *access) set(denied []policy.Denial) (opened bool) {
 func (a *access) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.checked, a.denied, a.refusal = false, nil, ""
+	a.checked, a.denied, a.refusal = false, nil, false
 	a.report()
 }
 
@@ -182,8 +183,8 @@ func (a *access) isShut() bool { return !a.checked || len(a.denied) > 0 }
 // report tells the store. The caller holds the lock.
 func (a *access) report() {
 	denied := a.denied
-	if len(denied) == 0 && a.refusal != "" {
-		denied = []policy.Denial{denial(permissions[0].name, a.refusal)}
+	if len(denied) == 0 && a.refusal {
+		denied = []policy.Denial{denial(permissions[0].name, otherwiseRefused)}
 	}
 	a.store.deny(denied)
 }
@@ -197,10 +198,10 @@ func (a *access) isDenied() bool {
 
 // refused notes that the API server refused a decision. Which permission that takes is asked at once; if none, it was refused
 // for another reason, such as an admission policy's.
-func (a *access) refused(err error) {
+func (a *access) refused() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.refusal = err.Error()
+	a.refusal = true
 	a.report()
 	if a.queue != nil {
 		a.queue.Add(check)
@@ -211,8 +212,8 @@ func (a *access) refused(err error) {
 func (a *access) accepted() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.refusal != "" {
-		a.refusal = ""
+	if a.refusal {
+		a.refusal = false
 		a.report()
 	}
 }

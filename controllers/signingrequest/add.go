@@ -82,7 +82,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	store := newStore(o.SigningRequests, rules)
 	wake := &waker{requests: o.SigningRequests, store: store}
 	checks := &access{
-		reviews: mgr.GetClient(), rules: rules, store: store, clock: o.Clock, random: rand.Float64, wakeAll: wake.all,
+		reviews: mgr.GetClient(), rules: rules, store: store, random: rand.Float64, wakeAll: wake.all,
 	}
 	if o.Lookup == nil {
 		o.Lookup = dns.System("")

@@ -46,6 +46,7 @@ func (b *breaker) open(ctx context.Context, set *ruleSet, now time.Time) (bool, 
 	if changed {
 		b.metrics.suspend(isOpen)
 		b.wake.all()
+		b.wake.after(recount, breakerInterval)
 	}
 	return isOpen, err
 }
@@ -69,7 +70,7 @@ func (b *breaker) look(ctx context.Context, set *ruleSet, now time.Time) (isOpen
 	if err != nil {
 		return b.isOpen, false, err
 	}
-	isOpen = csr.PendingNodes(requests) > csr.PendingLimit(set.all(), len(nodes.List()))
+	isOpen = set.approves() && csr.PendingNodes(requests) > csr.PendingLimit(set.all(), len(nodes.List()))
 	changed = isOpen != b.isOpen
 	b.at, b.set, b.isOpen = now, set, isOpen
 	b.store.suspend(isOpen)

@@ -56,7 +56,7 @@ type reconciler struct {
 // Reconcile judges a node's newest undecided request.
 func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	if req == recount {
-		return reconcile.Result{}, r.recount(ctx)
+		return r.recount(ctx)
 	}
 	requests, err := r.requests.ByIndex(csr.NodeNameIndex, req.Name)
 	if err != nil {
@@ -104,14 +104,18 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 }
 
-// recount has the breaker count those who wait.
-func (r *reconciler) recount(ctx context.Context) error {
+// recount has the breaker count those who wait. While it is open it does so again and again: when those who waited are gone,
+// nobody else asks.
+func (r *reconciler) recount(ctx context.Context) (reconcile.Result, error) {
 	set, err := r.rules.current(ctx)
 	if err != nil {
-		return err
+		return reconcile.Result{}, err
 	}
-	_, err = r.breaker.open(ctx, set, r.clock.Now())
-	return err
+	open, err := r.breaker.open(ctx, set, r.clock.Now())
+	if err != nil || !open {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: r.jittered(suspendedRetry)}, nil
 }
 
 // gather reads what a decision takes into account, but for the requests themselves.
@@ -234,9 +238,9 @@ func (r *reconciler) write(
 		r.access.accepted()
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		log.V(1).Info("Somebody else was first", "cause", err.Error())
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		log.Info("Refused", "cause", err.Error())
-		r.access.refused(err)
+		r.access.refused()
 		return reconcile.Result{RequeueAfter: r.jittered(refusedRetry)}, nil
 	default:
 		return reconcile.Result{}, fmt.Errorf("deciding on CertificateSigningRequest %s: %w", request.Name, err)

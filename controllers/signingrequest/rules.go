@@ -38,7 +38,8 @@ type ruleSet struct {
 type policyRules struct {
 	uid        types.UID
 	generation int64
-	// selector is nil if it is invalid, which selects nothing; the policy's own controller reports that.
+	// selector is everything if it cannot be read: any node may be meant, and none has anything approved by such a policy. The
+	// policy's own controller reports it.
 	selector labels.Selector
 	// rules is nil if the policy has no say about approval.
 	rules *csr.Rules
@@ -71,8 +72,9 @@ func (r *rules) current(ctx context.Context) (*ruleSet, error) {
 
 func compile(p *v1alpha1.CertificatePolicy) policyRules {
 	compiled := policyRules{uid: p.UID, generation: p.Generation, rules: csr.CompileRules(p.Name, &p.Spec)}
-	if selector, err := p.Spec.Nodes.Selector.AsSelector(); err == nil {
-		compiled.selector = selector
+	var err error
+	if compiled.selector, err = p.Spec.Nodes.Selector.AsSelector(); err != nil {
+		compiled.selector, compiled.rules = labels.Everything(), compiled.rules.Unreadable(err.Error())
 	}
 	return compiled
 }
@@ -93,7 +95,7 @@ func (s *ruleSet) matching(node *corev1.Node) []*csr.Rules {
 	var found []*csr.Rules
 	for i := range s.of {
 		p := &s.of[i]
-		if p.rules != nil && p.selector != nil && (node == nil || p.selector.Matches(labels.Set(node.Labels))) {
+		if p.rules != nil && (node == nil || p.selector.Matches(labels.Set(node.Labels))) {
 			found = append(found, p.rules)
 		}
 	}

@@ -271,6 +271,22 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
 		Eventually(findings).WithArguments(ctx, policy).Should(BeEmpty())
 	}, SpecTimeout(2*time.Minute))
+
+	It("says that the flood is over when nobody waits any more", func(ctx SpecContext) {
+		const pool, count = "ebb", 8
+		policy := approving(pool, func(spec *v1alpha1.SigningRequestApprovalSpec) { spec.MaximumPendingNodes = 4 })
+		create(ctx, policy)
+		var flood []*certificatesv1.CertificateSigningRequest
+		for i := range count {
+			flood = append(flood, ask(ctx, fmt.Sprintf("ebb-%d", i)))
+		}
+		Eventually(findings).WithArguments(ctx, policy).Should(ContainElement(
+			HaveField("Reason", v1alpha1.ReasonSigningRequestApprovalSuspended)))
+		for _, each := range flood {
+			Expect(c.Delete(ctx, each)).To(Succeed())
+		}
+		Eventually(findings).WithArguments(ctx, policy).Should(BeEmpty())
+	}, SpecTimeout(2*time.Minute))
 })
 
 // findings are those of a policy now, about approving.

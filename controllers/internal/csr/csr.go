@@ -31,6 +31,10 @@ const (
 	NodeNameIndex = ".nodeName"
 	// MaxRequestBytes is how much of spec.request is read. A kubelet's request has about 500 bytes.
 	MaxRequestBytes = 64 << 10
+	// MaxMetadataBytes is how much metadata a request may have that is decided on. A kubelet's has about 100 bytes.
+	MaxMetadataBytes = 8 << 10
+	// metadataLeftOut is the annotation, in memory only, of a request of which the metadata are not kept.
+	metadataLeftOut = "notafter.dev/metadata-left-out"
 
 	// nodeUserPrefix starts the user name of a kubelet, and so the common name in its certificates.
 	// https://kubernetes.io/docs/reference/access-authn-authz/node/
@@ -101,6 +105,18 @@ func nodeOf(user string) string {
 		return ""
 	}
 	return name
+}
+
+// MayBeDecided says that somebody may approve or deny the request by the rules of this package. To decide on a request is to
+// write all of its metadata, so that a cache has to keep them: what is missing would be deleted.
+func MayBeDecided(req *certificatesv1.CertificateSigningRequest) bool {
+	return Stage(req) == v1alpha1.StagePending && req.Spec.SignerName == certificatesv1.KubeletServingSignerName && FiledAsNode(req)
+}
+
+// LeaveOutMetadata marks a request of whose metadata a cache does not keep all, as there are more than MaxMetadataBytes. It is
+// never decided on.
+func LeaveOutMetadata(req *certificatesv1.CertificateSigningRequest) {
+	req.Annotations = map[string]string{metadataLeftOut: ""}
 }
 
 // ReadOf is the part of a request's spec that this package reads. Of one that was issued, that is whose it is: the rules for

@@ -69,6 +69,8 @@ const (
 	ReasonNotInGroup Reason = "NotInGroup"
 	// ReasonSignerRules is a request that breaks the signer's rules.
 	ReasonSignerRules Reason = "SignerRules"
+	// ReasonMetadataTooLarge is a request with more labels, annotations and the like than are kept.
+	ReasonMetadataTooLarge Reason = "MetadataTooLarge"
 	// ReasonUnexpectedContent is a request for something that no kubelet asks for.
 	ReasonUnexpectedContent Reason = "UnexpectedContent"
 	// ReasonKeyNotAllowed is a request with a key of a kind or size that is not allowed.
@@ -303,6 +305,13 @@ func (d *decider) superseding() string {
 
 // contents judges the request by itself.
 func (d *decider) contents() *Decision {
+	if _, leftOut := d.Request.Annotations[metadataLeftOut]; leftOut {
+		// Not even denied: that would delete them.
+		return &Decision{
+			Verdict: NoOpinion, Reason: ReasonMetadataTooLarge, Violated: true, By: d.policies(nil), Message: fmt.Sprintf(
+				"the request has more than %d bytes of metadata, and kubelets give theirs none", MaxMetadataBytes),
+		}
+	}
 	if !slices.Contains(d.Request.Spec.Groups, nodesGroup) {
 		return d.violation(ReasonNotInGroup, fmt.Sprintf(
 			"%s filed the request without being in the group %s", quoted(d.Request.Spec.Username), nodesGroup), nil)

@@ -718,6 +718,29 @@ func TestDecideSaysWhichPolicyRequiresResolution(t *testing.T) {
 	}
 }
 
+func TestDecideApprovesNothingForAnUnreadablePolicy(t *testing.T) {
+	in := decisionInput(requestFor(own, ownIP).Obj())
+	in.Rules = []*csr.Rules{rules("workers", denying).Unreadable("nodes.selector is broken")}
+	got := csr.Decide(in)
+	if diff := cmp.Diff(left(csr.ReasonPolicyInvalid, "workers"), got, cmpopts.IgnoreFields(csr.Decision{}, "Message")); diff != "" {
+		t.Errorf("decision (-want +got):\n%s", diff)
+	}
+	if !strings.Contains(got.Message, "nodes.selector is broken") {
+		t.Errorf("message %q does not say what cannot be read", got.Message)
+	}
+}
+
+// To decide on a request is to write all of its metadata, so one of which they are not all kept is left alone.
+func TestDecideLeavesLargeMetadataAlone(t *testing.T) {
+	in := decisionInput(requestFor(own, ownIP).Obj())
+	in.Rules = []*csr.Rules{rules("workers", denying)}
+	csr.LeaveOutMetadata(in.Request)
+	if diff := cmp.Diff(left(csr.ReasonMetadataTooLarge, "workers"), csr.Decide(in),
+		cmpopts.IgnoreFields(csr.Decision{}, "Message")); diff != "" {
+		t.Errorf("decision (-want +got):\n%s", diff)
+	}
+}
+
 // A node can write what it wants into its requests, and into its Node.
 func TestDecideIsBoundedForHostileInput(t *testing.T) {
 	addresses := make([]string, 10_000)

@@ -72,15 +72,22 @@ func CompileRules(policy string, spec *v1alpha1.CertificatePolicySpec) *Rules {
 	return r
 }
 
+// Unreadable are rules of the same policy that allow nothing, because something in its spec, other than these rules, cannot be read.
+func (r *Rules) Unreadable(why string) *Rules {
+	if r == nil {
+		return nil
+	}
+	unreadable := *r
+	unreadable.invalid, unreadable.denies = why, false
+	return &unreadable
+}
+
 func duration(value *metav1.Duration, otherwise time.Duration) time.Duration {
 	if value == nil || value.Duration <= 0 {
 		return otherwise
 	}
 	return value.Duration
 }
-
-// Policy is the name of the policy whose rules they are.
-func (r *Rules) Policy() string { return r.policy }
 
 // Approves says that the policy wants requests to be approved, which takes the permission to.
 func (r *Rules) Approves() bool { return r.approves }

@@ -37,7 +37,7 @@ func NewOnDemand[T client.Object](c client.WithWatch, kind T, o Options) (*OnDem
 }
 
 // Want begins to watch. The first call returns when the API server has answered, or after a moment, so that who reads the
-// source next does not have to report that nothing was read yet. All others return at once.
+// source next does not have to report that nothing was read yet. Calls at the same time wait for it, all others return at once.
 func (o *OnDemand[T]) Want(ctx context.Context) {
 	o.once.Do(func() {
 		close(o.wanted)
