@@ -73,9 +73,9 @@ func (o *outbox) Eventf(regarding, related runtime.Object, eventType, reason, ac
 	o.waiting = append(o.waiting, event)
 }
 
-// deliver writes the Events that wait. Those that the API server cannot be reached for, or has no time for, go on waiting, as many
-// as there is room for, and so does for a while what it fails at, as it does where a webhook of somebody's is broken: that one
-// holds up no other. What is refused would be refused again, and is logged.
+// deliver writes the Events that wait. Those that the API server cannot be reached for, or has no time for, go on waiting, as
+// many as there is room for, and so does for a while what it fails at, as it does where a webhook of somebody's is broken: that
+// one holds up no other. What is refused would be refused again, and is logged.
 func (o *outbox) deliver(ctx context.Context) error {
 	o.mu.Lock()
 	events := o.waiting

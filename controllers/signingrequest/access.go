@@ -27,8 +27,8 @@ const (
 	// is refused says so, too.
 	deniedInterval, allowedInterval = 15 * time.Second, 10 * time.Minute
 	// otherwiseRefused is said where the permissions are there. What exactly was answered differs from request to request.
-	otherwiseRefused = "it is granted, and decisions are refused all the same: an admission webhook or policy may be in the way, and " +
-		"the log of the manager that leads has the answers"
+	otherwiseRefused = "it is granted, and decisions are refused all the same: an admission webhook or policy may be in the way, " +
+		"and the log of the manager that leads has the answers"
 	// purpose is what the permissions are for.
 	purpose = "approving the kubelets' requests for serving certificates; config/components/approval grants it"
 )

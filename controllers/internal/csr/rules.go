@@ -72,7 +72,7 @@ func CompileRules(policy string, spec *v1alpha1.CertificatePolicySpec) *Rules {
 	return r
 }
 
-// Unreadable are rules of the same policy that allow nothing, because something in its spec, other than these rules, cannot be read.
+// Unreadable are rules of the same policy that allow nothing, because something else in its spec cannot be read.
 func (r *Rules) Unreadable(why string) *Rules {
 	if r == nil {
 		return nil
