@@ -95,8 +95,7 @@ func reconnect(ctx context.Context) {
 	admin, err = client.New(config, client.Options{Scheme: controllers.NewScheme()})
 	Expect(err).NotTo(HaveOccurred())
 	approver.Stop()
-	approver, err = kubelet.StartApprover(ctx, config, kubelet.Verdict{Decision: kubelet.Approve})
-	Expect(err).NotTo(HaveOccurred())
+	startApprover(ctx)
 	approver.Set(unapproved, kubelet.Verdict{Decision: kubelet.Ignore})
 }
 

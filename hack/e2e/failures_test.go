@@ -212,15 +212,21 @@ func onDisk(n *node.Node, file string) *x509.Certificate {
 }
 
 func onDiskIfAny(n *node.Node, file string) (*x509.Certificate, error) {
-	target, err := os.Readlink(filepath.Join(n.PKIDir(), file)) // as the kubelet sees it
+	path, err := pathOnDisk(n, file)
 	if err != nil {
 		return nil, err
 	}
-	certificates, err := certutil.CertsFromFile(filepath.Join(n.PKIDir(), filepath.Base(target)))
+	certificates, err := certutil.CertsFromFile(path)
 	if err != nil {
 		return nil, err
 	}
 	return certificates[0], nil
+}
+
+// pathOnDisk is where a certificate and its key are.
+func pathOnDisk(n *node.Node, file string) (string, error) {
+	target, err := os.Readlink(filepath.Join(n.PKIDir(), file)) // as the kubelet sees it
+	return filepath.Join(n.PKIDir(), filepath.Base(target)), err
 }
 
 // factsOf reads what notafter knows of a node.

@@ -17,6 +17,7 @@ const (
 	steady2    = "steady-2"
 	unapproved = "unapproved"
 	stopped    = "stopped"
+	approved   = "approved" // by notafter: nobody else decides on its requests
 	misset1    = "misset-1" // without serverTLSBootstrap at first
 	misset2    = "misset-2" // without rotateCertificates at first
 )
@@ -26,6 +27,7 @@ var fixtures = []node.Options{
 	{Name: steady2},
 	{Name: unapproved, Kubelet: tainted(nil)},
 	{Name: stopped, Kubelet: tainted(nil)},
+	{Name: approved, Kubelet: tainted(nil)},
 	{Name: misset1, Kubelet: tainted(map[string]any{"serverTLSBootstrap": false})},
 	{Name: misset2, Kubelet: tainted(map[string]any{"rotateCertificates": false})},
 }

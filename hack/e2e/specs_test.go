@@ -13,6 +13,8 @@ var _ = Describe("notafter", Ordered, ContinueOnFailure, func() {
 	Describe("as a user of the API", accessSpecs)
 	Describe("as an exporter of metrics", metricsSpecs)
 	Describe("as one of two replicas", Ordered, replicaSpecs)
+	Describe("as the approver of requests", Ordered, approvalSpecs)
 	Describe("while kubelets fail", Ordered, failureSpecs)
+	Describe("as the approver of requests, minutes later", Ordered, laterApprovalSpecs)
 	Describe("while the Cluster CA is replaced", Ordered, caSpecs)
 })

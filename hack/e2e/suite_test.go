@@ -100,6 +100,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		for name := range nodes {
 			createPolicy(ctx, name)
 		}
+		fileSpoofed(ctx)
 		startWitnesses(ctx)
 	}
 }, NodeTimeout(10*time.Minute))
@@ -124,10 +125,8 @@ func startCluster(ctx context.Context) {
 	})
 	config, kubectl, kubeconfig = server.Config(), server.Kubectl(), server.KubeconfigPath()
 	token := newToken(ctx)
-	var err error
-	approver, err = kubelet.StartApprover(ctx, config, kubelet.Verdict{Decision: kubelet.Approve})
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(approver.Stop)
+	startApprover(ctx)
+	DeferCleanup(func() { approver.Stop() })
 
 	image, err := filepath.Abs(imageArchive)
 	Expect(err).NotTo(HaveOccurred())
@@ -154,6 +153,15 @@ func startCluster(ctx context.Context) {
 	for _, n := range nodes {
 		Expect(n.WaitReady(ctx)).To(Succeed())
 	}
+}
+
+// startApprover starts what decides about serving requests, but for those that are left to notafter.
+func startApprover(ctx context.Context) {
+	GinkgoHelper()
+	var err error
+	approver, err = kubelet.StartApprover(ctx, config, kubelet.Verdict{Decision: kubelet.Approve})
+	Expect(err).NotTo(HaveOccurred())
+	approver.Set(approved, kubelet.Verdict{Decision: kubelet.Ignore})
 }
 
 // stopNodes ends the nodes, and shows what their kubelets said if something failed.
