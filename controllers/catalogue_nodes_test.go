@@ -184,6 +184,9 @@ var notIssued = breakage{
 // patience is how long a spec may take that waits for the cluster and all breakages, as the first one does.
 const patience = 6 * time.Minute
 
+// repaired is how long it may take until a repair shows: kubelets wait between attempts, for longer with each that failed.
+const repaired = 3 * time.Minute
+
 // What is broken here is broken in a cluster of its own: it would disturb who looks for peace.
 var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFailure, func() {
 	var s *stage
@@ -224,7 +227,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 		b := &breakages[i]
 		It("has nothing to say once "+b.reason+" of "+string(b.finding().Certificate)+" is repaired", func(ctx SpecContext) {
 			s.expectPeace(ctx, b.pool())
-		}, SpecTimeout(soon))
+		}, SpecTimeout(repaired))
 	}
 
 	It("has what follows when machines are off while their client certificates run out, and their recovery",
