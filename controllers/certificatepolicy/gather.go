@@ -15,7 +15,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -115,7 +114,7 @@ func (e *evidence) selectNodes(nodes []*corev1.Node, facts cached.Objects[*v1alp
 			continue
 		}
 		judged := judgedNode(node)
-		if known, ok := facts.Get(node.Name); ok && ownedBy(known, node) {
+		if known, ok := facts.Get(node.Name); ok && cached.IsOf(known, node) {
 			judged.Observed = &known.Status
 		}
 		e.input.Nodes = append(e.input.Nodes, judged)
@@ -152,11 +151,6 @@ func internalIPs(node *corev1.Node) []string {
 		}
 	}
 	return addresses
-}
-
-// ownedBy says whether the facts are about this Node, and not about one of the same name that was there before.
-func ownedBy(facts *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	return slices.ContainsFunc(facts.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == node.UID })
 }
 
 // object returns what an Event about the subject refers to. The Node is nil for other subjects, and for a Node that is gone

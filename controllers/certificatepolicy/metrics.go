@@ -4,10 +4,11 @@
 package certificatepolicy
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/notafter/notafter/controllers/internal/metrics"
 )
 
 // newEvaluationDuration registers the histogram of evaluations, or takes the one that is registered already.
@@ -17,14 +18,9 @@ func newEvaluationDuration(registerer prometheus.Registerer) (prometheus.Observe
 		Help:    "How long one evaluation of a policy took: gathering the evidence from the caches and judging it.",
 		Buckets: []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5},
 	})
-	err := registerer.Register(duration)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if existing, ok := already.ExistingCollector.(prometheus.Histogram); ok {
-			return existing, nil
-		}
-	}
+	registered, err := metrics.Register(registerer, duration)
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of evaluations: %w", err)
 	}
-	return duration, nil
+	return registered, nil
 }

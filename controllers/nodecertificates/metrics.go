@@ -4,13 +4,13 @@
 package nodecertificates
 
 import (
-	"errors"
 	"fmt"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 )
 
@@ -65,16 +65,11 @@ func newProbeMetrics(registerer prometheus.Registerer) (*probeMetrics, error) {
 }
 
 func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) (C, error) {
-	err := registerer.Register(collector)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if existing, ok := already.ExistingCollector.(C); ok {
-			return existing, nil
-		}
-	}
+	registered, err := metrics.Register(registerer, collector)
 	if err != nil {
 		return collector, fmt.Errorf("registering the metrics of the prober: %w", err)
 	}
-	return collector, nil
+	return registered, nil
 }
 
 var dueDesc = prometheus.NewDesc("notafter_probe_due_timestamp_seconds",

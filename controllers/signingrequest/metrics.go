@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 )
 
@@ -27,25 +28,25 @@ type decisionMetrics struct {
 func newDecisionMetrics(registerer prometheus.Registerer) (*decisionMetrics, error) {
 	var m decisionMetrics
 	var errs [5]error
-	m.decisions, errs[0] = register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+	m.decisions, errs[0] = metrics.Register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "notafter_signing_request_decisions_total",
 		Help: "Requests for kubelet serving certificates that were decided on, by decision and reason. Approve and Deny were " +
 			"written, once each; any other counts whenever that is, or becomes, what is found of a request. Leader only.",
 	}, []string{"decision", "reason"}))
-	m.delay, errs[1] = register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
+	m.delay, errs[1] = metrics.Register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "notafter_signing_request_decision_delay_seconds",
 		Help:    "How old requests for kubelet serving certificates were when they were approved or denied. Leader only.",
 		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600},
 	}))
-	m.suspended, errs[2] = register(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
+	m.suspended, errs[2] = metrics.Register(registerer, prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "notafter_signing_request_approval_suspended",
 		Help: "1 while nothing is approved because too many nodes wait for a serving certificate. Leader only.",
 	}))
-	m.lookups, errs[3] = register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
+	m.lookups, errs[3] = metrics.Register(registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "notafter_dns_lookups_total",
 		Help: "Names in requests for kubelet serving certificates that were looked up, by outcome. Leader only.",
 	}, []string{"outcome"}))
-	m.lookup, errs[4] = register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
+	m.lookup, errs[4] = metrics.Register(registerer, prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "notafter_dns_lookup_duration_seconds",
 		Help:    "How long looking up a name took. Leader only.",
 		Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
@@ -58,16 +59,6 @@ func newDecisionMetrics(registerer prometheus.Registerer) (*decisionMetrics, err
 		m.lookups.WithLabelValues(string(outcome))
 	}
 	return &m, nil
-}
-
-func register[C prometheus.Collector](registerer prometheus.Registerer, collector C) (C, error) {
-	err := registerer.Register(collector)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if existing, ok := already.ExistingCollector.(C); ok {
-			return existing, nil
-		}
-	}
-	return collector, err
 }
 
 // judged counts what was found about a request. What is to be written counts once it is.

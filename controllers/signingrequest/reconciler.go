@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/cached"
 	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 )
@@ -134,7 +135,7 @@ func (r *reconciler) gather(ctx context.Context, nodeName string, set *ruleSet) 
 	known := &v1alpha1.NodeCertificates{}
 	switch err := r.client.Get(ctx, client.ObjectKey{Name: nodeName}, known); {
 	case err == nil:
-		if in.Node != nil && ownedBy(known, in.Node) {
+		if in.Node != nil && cached.IsOf(known, in.Node) {
 			in.Certificates = known.Status.Certificates
 		}
 	case !apierrors.IsNotFound(err):
@@ -143,16 +144,6 @@ func (r *reconciler) gather(ctx context.Context, nodeName string, set *ruleSet) 
 	var err error
 	in.Suspended, err = r.breaker.open(ctx, set, in.Now)
 	return in, err
-}
-
-// ownedBy says whether the facts are about this Node, and not about one of the same name that was there before.
-func ownedBy(facts *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	for _, owner := range facts.OwnerReferences {
-		if owner.UID == node.UID {
-			return true
-		}
-	}
-	return false
 }
 
 // judge decides. A decision that takes names to be resolved is made when all of them are: until then, nobody waits.
