@@ -116,8 +116,10 @@ func publish(ctx context.Context, pem []byte) {
 
 var _ = Describe("The control plane", func() {
 	It("is observed while a policy watches it, and only what one watches", func(ctx SpecContext) {
-		Consistently(func() *policy.ControlPlane { found, _ := store.Snapshot(); return found }).
-			WithTimeout(time.Second).Should(BeNil())
+		observed := func() *policy.ControlPlane { found, _ := store.Snapshot(); return found }
+		By("looking at nothing, once the policies of earlier specs are gone")
+		Eventually(observed).Should(BeNil())
+		Consistently(observed).WithTimeout(time.Second).Should(BeNil())
 		ignoring := watchAll(ctx, "webhooks-only", func(s *v1alpha1.CertificatePolicySpec) {
 			s.ControlPlane = v1alpha1.ControlPlaneSpec{
 				ClusterCA: v1alpha1.WatchIgnored, APIServer: v1alpha1.WatchIgnored,
@@ -127,7 +129,7 @@ var _ = Describe("The control plane", func() {
 				APIServices: v1alpha1.WatchIgnored, ConversionWebhooks: v1alpha1.WatchIgnored,
 			}
 		})
-		Eventually(func() *policy.ControlPlane { found, _ := store.Snapshot(); return found }).ShouldNot(BeNil())
+		Eventually(observed).ShouldNot(BeNil())
 		found := snapshot()
 		Expect(found.Certificates).To(BeEmpty())
 		Expect(found.Endpoints).To(BeEmpty())
@@ -164,7 +166,7 @@ var _ = Describe("The control plane", func() {
 
 		By("forgetting it when nobody watches")
 		Expect(c.DeleteAllOf(ctx, ignoring)).To(Succeed())
-		Eventually(func() *policy.ControlPlane { found, _ := store.Snapshot(); return found }).Should(BeNil())
+		Eventually(observed).Should(BeNil())
 	}, SpecTimeout(2*soon))
 
 	It("follows the Cluster CA, each certificate of it, and tells an API server that does not fit", func(ctx SpecContext) {
