@@ -73,8 +73,6 @@ type access struct {
 	checked bool
 	// denied are the permissions that are missing.
 	denied []policy.Denial
-	// refusal is set while writes are refused, though no permission was found missing.
-	refusal bool
 }
 
 // check is the one item of work.
@@ -162,10 +160,7 @@ func (a *access) set(denied []policy.Denial) (opened bool) {
 	defer a.mu.Unlock()
 	opened = a.isShut() && len(denied) == 0
 	a.checked, a.denied = true, denied
-	if len(denied) > 0 {
-		a.refusal = false
-	}
-	a.report()
+	a.store.deny(denied)
 	return opened
 }
 
@@ -173,21 +168,12 @@ func (a *access) set(denied []policy.Denial) (opened bool) {
 func (a *access) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.checked, a.denied, a.refusal = false, nil, false
-	a.report()
+	a.checked, a.denied = false, nil
+	a.store.deny(nil)
 }
 
 // isShut is isDenied for a caller that holds the lock.
 func (a *access) isShut() bool { return !a.checked || len(a.denied) > 0 }
-
-// report tells the store. The caller holds the lock.
-func (a *access) report() {
-	denied := a.denied
-	if len(denied) == 0 && a.refusal {
-		denied = []policy.Denial{denial(permissions[0].name, otherwiseRefused)}
-	}
-	a.store.deny(denied)
-}
 
 // isDenied says that a permission is missing, or that this is not known yet. All requests are judged again when it is over.
 func (a *access) isDenied() bool {
@@ -196,24 +182,11 @@ func (a *access) isDenied() bool {
 	return a.isShut()
 }
 
-// refused notes that the API server refused a decision. Which permission that takes is asked at once; if none, it was refused
-// for another reason, such as an admission policy's.
-func (a *access) refused() {
+// recheck asks at once which permission is missing, because the API server refused a decision.
+func (a *access) recheck() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.refusal = true
-	a.report()
 	if a.queue != nil {
 		a.queue.Add(check)
-	}
-}
-
-// accepted notes that the API server accepted a decision.
-func (a *access) accepted() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.refusal {
-		a.refusal = false
-		a.report()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -226,18 +227,25 @@ func (r *reconciler) write(
 	case err == nil:
 		log.Info("Decided")
 		r.metrics.written(decision, r.clock.Since(request.CreationTimestamp.Time))
-		r.access.accepted()
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		log.V(1).Info("Somebody else was first", "cause", err.Error())
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), isOfWebhook(err):
 		log.Info("Refused", "cause", err.Error())
-		r.access.refused()
+		r.store.refuse(nodeName, request)
+		r.access.recheck()
 		return reconcile.Result{RequeueAfter: r.jittered(refusedRetry)}, nil
 	default:
 		return reconcile.Result{}, fmt.Errorf("deciding on CertificateSigningRequest %s: %w", request.Name, err)
 	}
 	r.store.decide(nodeName, request)
 	return reconcile.Result{}, nil
+}
+
+// isOfWebhook says that an admission webhook could not be asked, and that nothing is let through then. The API server has no reason
+// of its own for that:
+// https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/validating/dispatcher.go
+func isOfWebhook(err error) bool {
+	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook")
 }
 
 // jittered is up to a tenth more.

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -36,8 +37,11 @@ type ruleSet struct {
 
 // policyRules is what one generation of one policy says.
 type policyRules struct {
+	name       string
 	uid        types.UID
 	generation int64
+	// since is the version of the first set in which the policy says this.
+	since int
 	// selector is everything if it cannot be read: any node may be meant, and none has anything approved by such a policy. The
 	// policy's own controller reports it.
 	selector labels.Selector
@@ -65,18 +69,34 @@ func (r *rules) current(ctx context.Context) (*ruleSet, error) {
 	}
 	for i := range list.Items {
 		next.of[i] = compile(&list.Items[i])
+		next.of[i].since = cmp.Or(r.last.since(&next.of[i]), next.version)
 	}
 	r.last = next
 	return next, nil
 }
 
 func compile(p *v1alpha1.CertificatePolicy) policyRules {
-	compiled := policyRules{uid: p.UID, generation: p.Generation, rules: csr.CompileRules(p.Name, &p.Spec)}
+	compiled := policyRules{name: p.Name, uid: p.UID, generation: p.Generation, rules: csr.CompileRules(p.Name, &p.Spec)}
 	var err error
 	if compiled.selector, err = p.Spec.Nodes.Selector.AsSelector(); err != nil {
 		compiled.selector, compiled.rules = labels.Everything(), compiled.rules.Unreadable(err.Error())
 	}
 	return compiled
+}
+
+// since is the version since which a policy has said what it says now; zero if it has not in this set.
+func (s *ruleSet) since(now *policyRules) int {
+	if s == nil {
+		return 0
+	}
+	for i := range s.of {
+		before := &s.of[i]
+		if before.uid == now.uid && before.selector.String() == now.selector.String() &&
+			reflect.DeepEqual(before.rules, now.rules) {
+			return before.since
+		}
+	}
+	return 0
 }
 
 // reads says whether the set is that of these policies.

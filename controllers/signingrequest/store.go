@@ -36,8 +36,10 @@ type Store struct {
 	denied   []policy.Denial
 	// suspended is the breaker's state.
 	suspended bool
-	// settled says that every undecided request has been judged since a policy has a say.
-	settled bool
+	// settled are the policies by whose present rules every undecided request was judged once: the version of the rules that they
+	// came with, by the policy's UID. settling says that there were others when somebody asked last.
+	settled  map[types.UID]int
+	settling bool
 }
 
 // judged is what was found about the newest undecided request of a node.
@@ -51,6 +53,8 @@ type judged struct {
 	reason  csr.Reason
 	// decided says that this version of the request is past: a decision was written, by us or somebody else.
 	decided bool
+	// refused says that the API server refused the decision, and that it is still wanted.
+	refused bool
 	// report is what a policy reports; nil if there is nothing to report.
 	report *policy.JudgedRequest
 }
@@ -64,8 +68,7 @@ func newStore(requests requestSource, rules *rules) *Store {
 }
 
 // Snapshot returns what there is to report about requests, and the permissions that are missing to decide on them. The first is
-// nil until every undecided request has been judged once. When a policy changes, what was found about a request stands until
-// that is judged again.
+// nil while the requests cannot be read. When a policy changes, what was found about a request stands until that is judged again.
 func (s *Store) Snapshot() (*policy.Approvals, []policy.Denial) {
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
@@ -77,35 +80,63 @@ func (s *Store) Snapshot() (*policy.Approvals, []policy.Denial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(set.all()) == 0 {
-		s.settled = false
+		s.settled, s.settling = nil, false
 		return &policy.Approvals{}, nil
 	}
-	if err != nil || !s.settle(set.version, requests) {
-		return nil, s.denied
+	if err != nil {
+		return nil, s.denials()
 	}
-	known := &policy.Approvals{Suspended: s.suspended}
+	known := &policy.Approvals{Suspended: s.suspended, Unjudged: s.settle(set, requests)}
 	for _, j := range s.judged {
 		if j.report != nil {
 			known.Requests = append(known.Requests, *j.report)
 		}
 	}
 	slices.SortFunc(known.Requests, func(a, b policy.JudgedRequest) int { return cmp.Compare(a.Name, b.Name) })
-	return known, s.denied
+	return known, s.denials()
 }
 
-// settle says whether every undecided request has been judged, this version of the rules being the first to do so. The caller
-// holds the lock.
-func (s *Store) settle(version int, requests []*certificatesv1.CertificateSigningRequest) bool {
-	if s.settled {
-		return true
+// denials are the permissions that are missing, or that decisions are refused though none is. The caller holds the lock.
+func (s *Store) denials() []policy.Denial {
+	if len(s.denied) > 0 {
+		return s.denied
 	}
-	for _, request := range requests {
-		if node := csr.NodeName(request); node != "" && isUndecided(request) && s.judged[node].version != version {
-			return false
+	for _, j := range s.judged {
+		if j.refused {
+			return []policy.Denial{denial(permissions[0].name, otherwiseRefused)}
 		}
 	}
-	s.settled = true
-	return true
+	return nil
+}
+
+// settle returns the names of the policies by whose present rules some undecided request has not been judged yet. Requests that
+// come later are not waited for. The caller holds the lock.
+func (s *Store) settle(set *ruleSet, requests []*certificatesv1.CertificateSigningRequest) []string {
+	settled := make(map[types.UID]int, len(set.of))
+	var unjudged []string
+	everything := sync.OnceValue(func() int { return s.judgedBy(set.version, requests) })
+	for i := range set.of {
+		p := &set.of[i]
+		switch {
+		case p.rules == nil:
+		case s.settled[p.uid] == p.since || everything() >= p.since:
+			settled[p.uid] = p.since
+		default:
+			unjudged = append(unjudged, p.name)
+		}
+	}
+	s.settled, s.settling = settled, len(unjudged) > 0
+	return unjudged
+}
+
+// judgedBy is the version of the rules by which, or by a later one, every undecided request was judged. The caller holds the lock.
+func (s *Store) judgedBy(version int, requests []*certificatesv1.CertificateSigningRequest) int {
+	for _, request := range requests {
+		if node := csr.NodeName(request); node != "" && isUndecided(request) {
+			version = min(version, s.judged[node].version)
+		}
+	}
+	return version
 }
 
 // Changed receives an event after every change of the snapshot. It has one receiver.
@@ -135,12 +166,13 @@ func (s *Store) note(
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.judged[node]
+	next.refused = before.refused && before.uid == next.uid && (d.Verdict == csr.Approve || d.Verdict == csr.Deny)
 	s.judged[node] = next
 	delete(s.disputed, node)
 	if d.Reason == csr.ReasonAddressContested {
 		s.disputed[node] = struct{}{}
 	}
-	if !s.settled || !reflect.DeepEqual(before.report, next.report) {
+	if s.settling || before.refused != next.refused || !reflect.DeepEqual(before.report, next.report) {
 		s.tell()
 	}
 	return before.uid != next.uid || before.verdict != next.verdict || before.reason != next.reason
@@ -153,7 +185,7 @@ func (s *Store) forget(node string) {
 	before, ok := s.judged[node]
 	delete(s.judged, node)
 	delete(s.disputed, node)
-	if ok && (before.report != nil || !s.settled) {
+	if ok && (before.report != nil || before.refused || s.settling) {
 		s.tell()
 	}
 }
@@ -162,9 +194,26 @@ func (s *Store) forget(node string) {
 func (s *Store) decide(node string, request *certificatesv1.CertificateSigningRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if j, ok := s.judged[node]; ok && j.uid == request.UID && j.resourceVersion == request.ResourceVersion {
-		j.decided = true
+	j, ok := s.judged[node]
+	if !ok || j.uid != request.UID || j.resourceVersion != request.ResourceVersion {
+		return
+	}
+	if j.refused {
+		s.tell()
+	}
+	j.decided, j.refused = true, false
+	s.judged[node] = j
+}
+
+// refuse notes that the API server refused the decision on a request. That stands until it accepts it, or until it is not wanted
+// any more.
+func (s *Store) refuse(node string, request *certificatesv1.CertificateSigningRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j, ok := s.judged[node]; ok && j.uid == request.UID && !j.refused {
+		j.refused = true
 		s.judged[node] = j
+		s.tell()
 	}
 }
 

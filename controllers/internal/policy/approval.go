@@ -19,6 +19,8 @@ type Approvals struct {
 	Requests []JudgedRequest
 	// Suspended says that the approver stopped, because too many nodes have undecided requests.
 	Suspended bool
+	// Unjudged are the policies by whose rules not every undecided request has been judged yet. What is known of the others stands.
+	Unjudged []string
 }
 
 // JudgedRequest is an undecided signing request that is not approved.
@@ -45,12 +47,14 @@ func (e *evaluation) judgeApprovals(in *Input) {
 	}
 	first := len(e.found)
 	self := v1alpha1.Subject{Kind: v1alpha1.SubjectCertificatePolicy, Name: text.Phrase(in.Policy, maxSubject)}
-	if in.Approvals == nil {
+	if in.Approvals == nil || slices.Contains(in.Approvals.Unjudged, in.Policy) {
 		e.addTo(approval, v1alpha1.Finding{
 			Reason: v1alpha1.ReasonNotObserved, Subject: self, Certificate: v1alpha1.PurposeKubeletServing,
-			Message: "The signing requests have not been judged by spec.signingRequestApproval yet. Right after a start that takes " +
-				"seconds; if it stays, see the log of the manager that leads.",
+			Message: "The signing requests have not been judged by spec.signingRequestApproval yet. Right after a start, or a change of " +
+				"the policy, that takes seconds; if it stays, see the log of the manager that leads.",
 		})
+	}
+	if in.Approvals == nil {
 		e.tally.addOther(approvalGroup, e.found[first:])
 		return
 	}

@@ -44,6 +44,15 @@ func TestApproval(t *testing.T) {
 		"nothing wrong":            {approve, &Approvals{}, nil, "True/AsExpected", ""},
 		"nothing wrong, observing": {observe, &Approvals{}, nil, "True/AsExpected", ""},
 		"not looked at yet":        {approve, nil, []brief{about(v1alpha1.ReasonNotObserved, notKnown, "mine")}, "Unknown/NotObserved", ""},
+		"not judged by this one yet": {
+			approve, &Approvals{Unjudged: []string{"mine"}}, []brief{about(v1alpha1.ReasonNotObserved, notKnown, "mine")},
+			"Unknown/NotObserved", "",
+		},
+		"not judged by another one yet": {approve, &Approvals{Unjudged: []string{"other"}}, nil, "True/AsExpected", ""},
+		"broken before, and not judged again yet": {
+			approve, &Approvals{Unjudged: []string{"mine"}, Requests: stopped([]string{"mine"}, nil)},
+			[]brief{broken, about(v1alpha1.ReasonNotObserved, notKnown, "mine")}, "False/SigningRequestViolation", "",
+		},
 		"a rule is broken": {
 			approve, &Approvals{Requests: stopped([]string{"mine", "other"}, nil)}, []brief{broken}, "False/SigningRequestViolation",
 			"CertificateSigningRequest csr-1 breaks the rules of spec.signingRequestApproval (AddressNotAllowed): IP address 192.0.2.1",
