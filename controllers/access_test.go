@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -289,6 +290,52 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		regrant()
 		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
 	}, SpecTimeout(4*time.Minute))
+
+	It("takes nothing for true that it may not look at or write down any more, and recovers", func(ctx SpecContext) {
+		const name = "aging"
+		policy := policyFor(pool)
+		policy.Name = name
+		nodesOnly(&policy.Spec)
+		regrant := grant(ctx, admin, name)
+		user, err := elsewhere.UserConfig(name)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(admin.Create(ctx, policy)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
+		runOperator(user, func(o *controllers.Options) { o.WatchTime = watchTime })
+		compliant := func(g Gomega) {
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+			g.Expect(policy.Status.Findings).To(BeEmpty())
+			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected))
+		}
+		Eventually(compliant).WithContext(ctx).Should(Succeed())
+
+		for _, s := range []source{
+			{resource: "nodes", permission: "nodes"},
+			{group: "notafter.dev", resource: "nodecertificates", permission: "nodecertificates.notafter.dev"},
+			{group: "notafter.dev", resource: "certificatepolicies", permission: "certificatepolicies.notafter.dev"},
+			{group: "notafter.dev", resource: "nodecertificates/status", permission: "nodecertificates.notafter.dev/status"},
+		} {
+			By("withdrawing " + s.permission)
+			regrant(s)
+			if s.resource == "nodecertificates/status" {
+				// There is nothing to write before something changes.
+				known := &v1alpha1.NodeCertificates{ObjectMeta: metav1.ObjectMeta{Name: "access-0"}}
+				Expect(admin.Delete(ctx, known)).To(Succeed())
+			}
+			Eventually(func(g Gomega) {
+				g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(ContainElement(And(
+					HaveField("Reason", v1alpha1.ReasonAccessDenied),
+					HaveField("Severity", v1alpha1.SeverityUnknown),
+					HaveField("Subject.Name", MatchRegexp("^(list|watch|update) %s$", regexp.QuoteMeta(s.permission))),
+					HaveField("Message", And(ContainSubstring(name), ContainSubstring("Grant"))),
+				)))
+				g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
+			}).WithContext(ctx).Should(Succeed())
+			regrant()
+			Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		}
+	}, SpecTimeout(10*time.Minute))
 })
 
 // watchTime is how long the watches of an operator run that permissions are withdrawn from.
@@ -423,10 +470,16 @@ func roleIn(document []byte) client.Object {
 // runOperator runs an operator as the user until the spec ends, which it must not do before.
 func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 	GinkgoHelper()
-	trust := types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}
+	options := controllers.Options{
+		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
+		ProbeConcurrency: 8, ProbeLoopback: true,
+	}
+	for _, change := range changes {
+		change(&options)
+	}
 	mgr, err := ctrl.NewManager(user, ctrl.Options{
 		Scheme:     controllers.NewScheme(),
-		Cache:      controllers.CacheOptions(),
+		Cache:      options.CacheOptions(),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
@@ -435,10 +488,6 @@ func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 	suites := ctrlmetrics.Registry
 	ctrlmetrics.Registry = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	options := controllers.Options{TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8, ProbeLoopback: true}
-	for _, change := range changes {
-		change(&options)
-	}
 	err = controllers.Setup(mgr, options)
 	ctrlmetrics.Registry = suites
 	Expect(err).NotTo(HaveOccurred())

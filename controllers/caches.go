@@ -22,6 +22,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 )
 
@@ -31,8 +32,12 @@ var signers = []string{certificatesv1.KubeletServingSignerName, certificatesv1.K
 // CacheOptions limits the manager's cache to what the controllers use: of Nodes and our own objects the fields that are read.
 // At 5,000 nodes that is the difference between megabytes and gigabytes. Objects are handed out without a copy; the
 // controllers copy before they change one. What notafter can do without is not in this cache, but in optional sources.
-func CacheOptions() cache.Options {
+//
+// What the cache finds that it may not read any more, Setup has the policies say, if it gets these same options.
+func (o *Options) CacheOptions() cache.Options {
+	o.missing = access.NewMissing()
 	return cache.Options{
+		NewInformer: newInformer(o.missing, o.WatchTime),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Node{}:                {Transform: stripNode, UnsafeDisableDeepCopy: new(true)},
 			&v1alpha1.NodeCertificates{}:  {Transform: compactNodeCertificates, UnsafeDisableDeepCopy: new(true)},

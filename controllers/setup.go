@@ -29,6 +29,7 @@ import (
 	"github.com/notafter/notafter/controllers/certificatepolicy"
 	"github.com/notafter/notafter/controllers/controlplane"
 	"github.com/notafter/notafter/controllers/internal/metrics"
+	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/nodecertificates"
@@ -49,12 +50,15 @@ type Options struct {
 	ProbeConcurrency int
 	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address: in clusters that run on one machine.
 	ProbeLoopback bool
-	// WatchTime is how long a watch of what notafter can do without runs before it is begun anew, which is when a permission
-	// that was withdrawn shows. Zero means optional.DefaultWatchTime.
+	// WatchTime is how long a watch runs before it is begun anew, which is when a permission that was withdrawn shows. Zero means
+	// optional.DefaultWatchTime.
 	WatchTime time.Duration
 	// DNSServer is the address and port of the server that resolves the names in signing requests, for policies that want that.
 	// Empty: as the machine is configured to.
 	DNSServer string
+
+	// missing are the permissions that are missing for what notafter cannot do without.
+	missing *access.Missing
 }
 
 // NewScheme returns a scheme that knows every kind the operator reads or writes.
@@ -65,10 +69,13 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
-// Setup adds everything the operator does to the manager, whose cache must have been made with CacheOptions.
+// Setup adds everything the operator does to the manager, whose cache must have been made with the CacheOptions of these options.
 func Setup(mgr manager.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
+	}
+	if o.missing == nil {
+		return errors.New("setting up: these are not the Options whose CacheOptions made the manager's cache")
 	}
 	watching, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -88,7 +95,7 @@ func Setup(mgr manager.Manager, o Options) error {
 
 	if err := nodecertificates.Add(mgr, nodecertificates.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
-		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader,
+		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Missing: o.missing,
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
@@ -107,7 +114,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
-		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals,
+		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}

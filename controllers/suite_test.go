@@ -63,17 +63,18 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 // startOperator runs the operator as cmd/manager does, in this process.
 func startOperator() {
 	GinkgoHelper()
-	trust := types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}
+	options := controllers.Options{
+		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
+		ProbeConcurrency: 8, ProbeLoopback: true,
+	}
 	mgr, err := ctrl.NewManager(server.Config(), ctrl.Options{
 		Scheme:  controllers.NewScheme(),
-		Cache:   controllers.CacheOptions(),
+		Cache:   options.CacheOptions(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
-	Expect(controllers.Setup(mgr, controllers.Options{
-		TrustConfigMap: trust, TrustKey: "ca.crt", ProbeConcurrency: 8, ProbeLoopback: true,
-	})).To(Succeed())
+	Expect(controllers.Setup(mgr, options)).To(Succeed())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
 	DeferCleanup(func() {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -81,14 +82,15 @@ func start(ctx context.Context, log logr.Logger, o *options) error {
 	}
 	restConfig.UserAgent = "notafter/" + version
 	restConfig.QPS, restConfig.Burst = o.kubeAPIQPS, o.kubeAPIBurst
-	mgr, err := ctrl.NewManager(restConfig, o.managerOptions(log))
+	operator := controllers.Options{
+		TrustConfigMap: o.trustConfigMap, TrustKey: o.trustKey, ProbeConcurrency: o.probeConcurrency,
+		ProbeLoopback: o.probeLoopback, KubeletReader: o.kubeletReader, DNSServer: o.dnsServer,
+	}
+	mgr, err := ctrl.NewManager(restConfig, o.managerOptions(log, operator.CacheOptions()))
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := controllers.Setup(mgr, controllers.Options{
-		TrustConfigMap: o.trustConfigMap, TrustKey: o.trustKey, ProbeConcurrency: o.probeConcurrency,
-		ProbeLoopback: o.probeLoopback, KubeletReader: o.kubeletReader, DNSServer: o.dnsServer,
-	}); err != nil {
+	if err := controllers.Setup(mgr, operator); err != nil {
 		return err
 	}
 	log.Info("starting", "version", version)
@@ -117,7 +119,7 @@ func runUntilStopped(ctx context.Context, mgr manager.Manager) error {
 	}
 }
 
-func (o *options) managerOptions(log logr.Logger) manager.Options {
+func (o *options) managerOptions(log logr.Logger, cached cache.Options) manager.Options {
 	metricsOptions := metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure}
 	if o.metricsSecure {
 		metricsOptions.FilterProvider = filters.WithAuthenticationAndAuthorization
@@ -127,7 +129,7 @@ func (o *options) managerOptions(log logr.Logger) manager.Options {
 		Scheme:                        controllers.NewScheme(),
 		MapperProvider:                controllers.NewMapper,
 		Logger:                        log,
-		Cache:                         controllers.CacheOptions(),
+		Cache:                         cached,
 		Metrics:                       metricsOptions,
 		HealthProbeBindAddress:        o.healthAddress,
 		LeaderElection:                o.leaderElect,

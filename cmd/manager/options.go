@@ -75,7 +75,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.StringVar(&kubeletReader, "kubelet-reader-service-account", "notafter-system/notafter-kubelet-reader",
 		"namespace/name of the ServiceAccount whose short-lived tokens kubelets are asked with about their rotation settings "+
 			"and renewals; it needs get on nodes/metrics and nodes/configz, and nothing else. Empty asks no kubelet")
-	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024")
+	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024; "+
+		"besides, four times as many are waited for that did not answer within a second")
 	flags.BoolVar(&o.probeLoopback, "probe-loopback", false,
 		"connect to kubelets on loopback addresses, too: for tests and clusters whose nodes are all on this machine. A node "+
 			"chooses its address, and elsewhere this would let it choose what the manager connects to on its own machine")

@@ -66,10 +66,18 @@ type ControlPlane interface {
 
 // Approvals is what another controller, the approver of signing requests, has to say about them.
 type Approvals interface {
-	// Snapshot returns that, and the permissions that are missing to decide. The first is nil until every undecided request
-	// has been judged once. Nobody changes what it returned.
+	// Snapshot returns that, and the permissions that are missing to decide. The first is nil while requests cannot be read.
+	// Nobody changes what it returned.
 	Snapshot() (*policy.Approvals, []policy.Denial)
 	// Changed receives an event after every change of the snapshot. It has one receiver.
+	Changed() <-chan event.GenericEvent
+}
+
+// Missing are the permissions that turned out to be missing, for what is taken for known.
+type Missing interface {
+	// Denials returns them.
+	Denials() []policy.Denial
+	// Changed receives an event after they changed. It has one receiver.
 	Changed() <-chan event.GenericEvent
 }
 
@@ -87,6 +95,8 @@ type Options struct {
 	ControlPlane ControlPlane
 	// Approvals is what the approver of signing requests has to say; nil: there is none.
 	Approvals Approvals
+	// Missing are the permissions that are missing for what notafter cannot do without; nil: none ever is.
+	Missing Missing
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
 	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
@@ -119,7 +129,7 @@ func Add(mgr manager.Manager, o Options) error {
 		client: mgr.GetClient(), stored: mgr.GetAPIReader(), objects: mgr.GetCache(),
 		requests: newRequestReader(o.SigningRequests), trust: o.Trust,
 		clock: o.Clock, recorder: events, deliver: events.deliver, verdicts: o.Verdicts, controlPlane: o.ControlPlane,
-		approvals: o.Approvals, evaluations: evaluations, memories: map[string]*memory{},
+		approvals: o.Approvals, missing: o.Missing, evaluations: evaluations, memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
@@ -151,6 +161,10 @@ func Add(mgr manager.Manager, o Options) error {
 	if o.Approvals != nil {
 		// A request breaks a rule of approval or does not any more, or the approver stopped or went on.
 		b = b.WatchesRawSource(source.Channel(o.Approvals.Changed(), wakeAll[client.Object](mgr.GetClient())))
+	}
+	if o.Missing != nil {
+		// What is taken for known gets old.
+		b = b.WatchesRawSource(source.Channel(o.Missing.Changed(), wakeAll[client.Object](mgr.GetClient())))
 	}
 	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
 		return err

@@ -128,8 +128,9 @@ func eventuallyNoFinding(ctx context.Context, policyName, reason string) {
 
 var _ = Describe("bootstrapping", func() {
 	It("reports a machine that got a certificate and does not register, until it does", func(ctx SpecContext) {
-		startController()
+		run := startController()
 		createPolicy(ctx, newPoolPolicy("unregistered"))
+		eventuallyCondition(ctx, "unregistered", v1alpha1.ConditionReady, "True Evaluated")
 		allow(ctx, "system:bootstrap:abcdef", rbacv1.PolicyRule{
 			APIGroups: []string{certificatesv1.GroupName}, Resources: []string{"certificatesigningrequests"}, Verbs: []string{"create"},
 		})
@@ -160,6 +161,14 @@ var _ = Describe("bootstrapping", func() {
 			g.Expect(f.Message).To(And(ContainSubstring("system:bootstrap:abcdef"), ContainSubstring("unregistered-1")))
 		})
 		eventuallyCondition(ctx, "unregistered", v1alpha1.ConditionBootstrapHealthy, "False NodeNotRegistered")
+
+		By("another process taking over, which does not know what was before")
+		run.stop()
+		startController()
+		eventuallyFinding(ctx, "unregistered", v1alpha1.ReasonNodeNotRegistered, func(g Gomega, f *v1alpha1.Finding) {
+			g.Expect(f.Severity).To(Equal(v1alpha1.SeverityUnknown))
+			g.Expect(f.Message).To(ContainSubstring("then nothing is wrong"))
+		})
 
 		node := createNode(ctx, "unregistered", "unregistered-1")
 		eventuallyNoFinding(ctx, "unregistered", v1alpha1.ReasonNodeNotRegistered)

@@ -56,6 +56,9 @@ func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, 
 		e.input.TrustError = err.Error()
 		e.input.Denied = append(e.input.Denied, trustDenials(err)...)
 	}
+	if r.missing != nil {
+		e.input.Denied = append(e.input.Denied, r.missing.Denials()...)
+	}
 	nodes, err := cached.Of(ctx, r.objects, &corev1.Node{})
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, 
 	}
 	all := nodes.List()
 	var denied []policy.Denial
-	e.input.Requests, e.orphans, denied = r.requests.orphans(all, nodes.Has)
+	e.input.Requests, e.orphans, denied = r.requests.orphans(all, nodes.Has, now)
 	e.input.Denied = append(e.input.Denied, denied...)
 	e.input.ControlPlane, denied = r.controlPlane.Snapshot()
 	e.input.Denied = append(e.input.Denied, denied...)
@@ -201,8 +204,9 @@ func ofGroup(subject v1alpha1.Subject, apiVersion string) *corev1.ObjectReferenc
 type requestReader struct {
 	sources map[string]requestSource
 	mu      sync.Mutex
-	// nodes are those of the last evaluation, to tell which are gone.
+	// nodes are those of the last evaluation, to tell which are gone, and since is when the first one was.
 	nodes []*corev1.Node
+	since time.Time
 	known map[types.UID]*knownRequest
 	// round counts the evaluations, to tell which requests are gone.
 	round int
@@ -234,11 +238,14 @@ func newRequestReader(sources map[string]*optional.Source[*certificatesv1.Certif
 // orphans returns the requests of no Node, their UIDs by name, and what is missing to read them all. It takes all Nodes, and
 // what tells whether there is one of that name.
 func (r *requestReader) orphans(
-	nodes []*corev1.Node, exists func(name string) bool,
+	nodes []*corev1.Node, exists func(name string) bool, now time.Time,
 ) (found []policy.Request, uids map[string]types.UID, denied []policy.Denial) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.round++
+	if r.since.IsZero() {
+		r.since = now
+	}
 	gone := r.gone(nodes, exists)
 	uids = map[string]types.UID{}
 	for signer, source := range r.sources {
@@ -248,7 +255,9 @@ func (r *requestReader) orphans(
 		}
 		for _, request := range requests {
 			known := r.read(request)
-			known.orphan.Registered = known.orphan.Registered || gone.Has(known.orphan.NodeName)
+			if gone.Has(known.orphan.NodeName) {
+				known.orphan.Registration = policy.RegistrationSeen
+			}
 			found = append(found, known.orphan)
 			uids[request.Name] = request.UID
 		}
@@ -293,9 +302,14 @@ func unowned(source requestSource, exists func(name string) bool) ([]*certificat
 func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) *knownRequest {
 	known, ok := r.known[request.UID]
 	if !ok || known.resourceVersion != request.ResourceVersion {
-		registered := ok && known.orphan.Registered
+		seen := ok && known.orphan.Registration == policy.RegistrationSeen
 		known = &knownRequest{resourceVersion: request.ResourceVersion, orphan: orphan(request, csr.NodeName(request))}
-		known.orphan.Registered = registered
+		switch {
+		case seen:
+			known.orphan.Registration = policy.RegistrationSeen
+		case !known.orphan.Issued().Before(r.since.Truncate(time.Second)): // which is as exact as the API tells time
+			known.orphan.Registration = policy.RegistrationNotSeen
+		}
 		r.known[request.UID] = known
 	}
 	known.round = r.round

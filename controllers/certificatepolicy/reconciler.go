@@ -6,6 +6,7 @@ package certificatepolicy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,6 +62,8 @@ type reconciler struct {
 	controlPlane ControlPlane
 	// approvals is what the approver of signing requests has to say; nil: there is none.
 	approvals Approvals
+	// missing are the permissions that are missing for what is taken for known; nil: none ever is.
+	missing Missing
 	// tokens and workloads are watched from the time that a policy asks for them.
 	tokens    *tokens
 	workloads *workloads
@@ -172,7 +175,7 @@ func (r *reconciler) untilJudged(p *v1alpha1.CertificatePolicy, m *memory, now t
 	if m.patience.IsZero() {
 		m.patience = now.Add(settleTime)
 	}
-	if judged, denied := r.approvals.Snapshot(); judged != nil || len(denied) > 0 {
+	if known, denied := r.approvals.Snapshot(); known != nil && !slices.Contains(known.Unjudged, p.Name) || len(denied) > 0 {
 		m.patience = now
 	}
 	return m.patience.Sub(now)

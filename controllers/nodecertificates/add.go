@@ -18,15 +18,18 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
@@ -43,6 +46,8 @@ const (
 
 	// writers is how many NodeCertificates are written at the same time.
 	writers = 8
+	// retryBase and retryMax bound the wait after a failed write.
+	retryBase, retryMax = 10 * time.Millisecond, 30 * time.Second
 	// probeReconciliationTimeout is above the longest timeout of a probe that the API allows, one minute.
 	probeReconciliationTimeout = 90 * time.Second
 )
@@ -60,8 +65,10 @@ type Options struct {
 	// KubeletReader is the ServiceAccount whose tokens kubelets are asked with about themselves. It should be allowed nothing
 	// but that. Without a name, no kubelet is asked.
 	KubeletReader types.NamespacedName
-	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. A quarter of that
-	// is open to nodes that did not answer in time.
+	// Missing is told of writes that the API server refuses.
+	Missing *access.Missing
+	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. Besides, four times as
+	// many are waited for that did not answer within a second.
 	ProbeConcurrency int
 	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address.
 	ProbeLoopback bool
@@ -97,10 +104,13 @@ func Add(mgr manager.Manager, o Options) error {
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
 
 func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker) error {
-	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests}
+	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing}
 	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
 	b := builder.ControllerManagedBy(mgr).Named(Name).
-		WithOptions(controller.Options{MaxConcurrentReconciles: writers}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: writers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryBase, retryMax),
+		}).
 		// A Node that comes needs a NodeCertificates, and one that changed may have to be described anew.
 		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(nodeChanged())).
 		// One that somebody deleted or changed is put right.
@@ -127,6 +137,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		return err
 	}
 	counts.due.records.Store(probed)
+	places, workers := newPlaces(o.ProbeConcurrency)
 	p := &prober{
 		client:   mgr.GetClient(),
 		trust:    o.Trust,
@@ -134,7 +145,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		probe:    tlsprobe.New(o.Clock).Probe,
 		records:  probed,
 		loopback: o.ProbeLoopback,
-		slow:     newSlots(o.ProbeConcurrency / suspectShare),
+		places:   places,
 		wake:     wake.wake,
 		random:   rand.Float64,
 		metrics:  counts,
@@ -145,7 +156,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 	all := everyNode{client: mgr.GetClient(), random: p.random}
 	return builder.ControllerManagedBy(mgr).Named(ProbeName).
 		WithOptions(controller.Options{
-			MaxConcurrentReconciles: o.ProbeConcurrency,
+			MaxConcurrentReconciles: workers,
 			ReconciliationTimeout:   probeReconciliationTimeout,
 		}).
 		// A node that comes, or moves to another address, is probed at once; labels decide which policies select it.

@@ -198,7 +198,7 @@ func (p *prober) askWhenDue(ctx context.Context, q question, current record, nex
 		return p.sooner(next, q, current), nil
 	}
 	target := kubelet.Target{Address: q.address, Trust: q.trust}
-	result, done := attempt(p.slow, q.wanted.timeout, &latest.asked, func(timeout time.Duration) (kubelet.Result, bool) {
+	result, done := attempt(ctx, p.places, q.wanted.timeout, &latest.asked, func(timeout time.Duration) (kubelet.Result, bool) {
 		result := p.ask(ctx, target, timeout)
 		return result, result.TimedOut
 	})

@@ -164,14 +164,14 @@ func TestSlowAnswersWaitAmongTheSuspects(t *testing.T) {
 	a := newAsked(t)
 	a.says = kubelet.Result{Outcome: v1alpha1.KubeletFailed, TimedOut: true}
 	a.step()
-	a.slow <- struct{}{}
+	a.take(a.places.slow)
 	if wait := a.step(); wait > 5*time.Second {
 		t.Errorf("looks again after %v, want shortly", wait)
 	}
 	if diff := cmp.Diff([]time.Duration{patience}, a.timeouts); diff != "" {
 		t.Error(diff)
 	}
-	a.slow.release()
+	a.places.slow.Release(1)
 	a.step()
 	if diff := cmp.Diff([]time.Duration{patience, 5 * time.Second}, a.timeouts); diff != "" {
 		t.Error(diff)

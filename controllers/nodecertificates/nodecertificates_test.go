@@ -254,8 +254,9 @@ var _ = Describe("NodeCertificates", func() {
 	}, SpecTimeout(2*soon))
 
 	It("delays nobody because of nodes that do not answer", func(ctx SpecContext) {
-		// Three times as many as there are workers.
-		const holes = 3 * concurrency
+		// More than twice as many as there are workers.
+		_, workers := newPlaces(concurrency)
+		holes := 2*workers + 4
 		for i := range holes {
 			mode := []kubelet.Endpoint{kubelet.EndpointBlackHole, kubelet.EndpointHangs}[i%2]
 			startKubelet(ctx, fmt.Sprintf("hole-%d", i), func(o *kubelet.Options) { o.Endpoint = mode })

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/clock"
@@ -25,8 +26,9 @@ const (
 	// patience is how long a node may keep a worker waiting that is not known to be slow. One that takes longer is probed
 	// again, with its full timeout, among the suspects.
 	patience = time.Second
-	// suspectShare is the share of the workers, as a divisor, that suspects may keep waiting.
-	suspectShare = 4
+	// suspectFactor is how many suspects are waited for at once, for each node that is probed at once. Waiting for them costs
+	// next to nothing, and when a network breaks, all nodes are suspects.
+	suspectFactor = 4
 	// noDelay is the wait of a node that is due.
 	noDelay = time.Millisecond
 )
@@ -42,8 +44,7 @@ type prober struct {
 	records *records
 	// loopback says that loopback addresses are connected to.
 	loopback bool
-	// slow are the workers that suspects may keep waiting.
-	slow slots
+	places   places
 	// wake tells the first controller that there is news of a node.
 	wake func(node string)
 	// random is in [0, 1).
@@ -108,7 +109,7 @@ func (p *prober) reconcile(
 			current, p.due(wait, plan))
 	}
 
-	result, done := attempt(p.slow, wanted.timeout, &current.history, func(timeout time.Duration) (tlsprobe.Result, bool) {
+	result, done := attempt(ctx, p.places, wanted.timeout, &current.history, func(timeout time.Duration) (tlsprobe.Result, bool) {
 		result := p.probe(ctx, tlsprobe.Target{Address: address}, timeout)
 		return result, result.TimedOut
 	})
@@ -155,23 +156,27 @@ func served(latest *evidence, known *v1alpha1.NodeCertificates) *v1alpha1.Certif
 	return certificate(known.Status.Certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake)
 }
 
-// attempt asks a node something. A node that does not answer soon is suspect, and suspects wait for their answer in a share
-// of the workers, so that they delay each other but nobody else. It returns false when there was no place for one. try says
-// whether it ended because its time was over.
+// attempt asks a node something. A node that does not answer soon is suspect, and suspects have places of their own, so that they
+// delay each other but nobody else. It returns false when there was no place for one, or the context ended. try says whether it
+// ended because its time was over.
 func attempt[R any](
-	slow slots, timeout time.Duration, h *history, try func(timeout time.Duration) (R, bool),
+	ctx context.Context, p places, timeout time.Duration, h *history, try func(timeout time.Duration) (R, bool),
 ) (result R, done bool) {
 	if !h.suspect {
+		if err := p.fast.Acquire(ctx, 1); err != nil {
+			return result, false
+		}
 		result, timedOut := try(min(timeout, patience))
+		p.fast.Release(1)
 		if !timedOut || timeout <= patience {
 			return result, true
 		}
 		h.suspect = true
 	}
-	if !slow.tryAcquire() {
+	if !p.slow.TryAcquire(1) {
 		return result, false
 	}
-	defer slow.release()
+	defer p.slow.Release(1)
 	result, _ = try(timeout)
 	return result, true
 }
@@ -200,19 +205,16 @@ func (p *prober) suspectsTurn(timeout time.Duration) reconcile.Result {
 	return reconcile.Result{RequeueAfter: max(wait, noDelay), Priority: &priority}
 }
 
-// slots are places that can be taken without waiting.
-type slots chan struct{}
-
-// newSlots returns so many slots, at least one.
-func newSlots(number int) slots { return make(slots, max(number, 1)) }
-
-func (s slots) tryAcquire() bool {
-	select {
-	case s <- struct{}{}:
-		return true
-	default:
-		return false
-	}
+// places are how many nodes are asked at the same time.
+type places struct {
+	// fast are for nodes that are expected to answer. None is kept for long, so a worker waits for one.
+	fast *semaphore.Weighted
+	// slow are for suspects, which take theirs for the whole timeout. Nobody waits for one.
+	slow *semaphore.Weighted
 }
 
-func (s slots) release() { <-s }
+// newPlaces returns the places, and how many workers it takes to have all of them taken.
+func newPlaces(concurrency int) (p places, workers int) {
+	suspects := suspectFactor * concurrency
+	return places{fast: semaphore.NewWeighted(int64(concurrency)), slow: semaphore.NewWeighted(int64(suspects))}, concurrency + suspects
+}

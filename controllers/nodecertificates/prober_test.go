@@ -5,6 +5,7 @@ package nodecertificates
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,7 +67,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 		trust:   trust.New(configMaps{b.client}, client.ObjectKeyFromObject(bundle), "ca.crt"),
 		clock:   b.clock,
 		records: newRecords(),
-		slow:    newSlots(1),
+		places:  places{fast: semaphore.NewWeighted(1), slow: semaphore.NewWeighted(1)},
 		wake:    func(node string) { b.woken = append(b.woken, node) },
 		random:  func() float64 { return 0.5 },
 		metrics: counts,
@@ -77,6 +79,14 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 		},
 	}
 	return b
+}
+
+// take takes the one place.
+func (b *bench) take(place *semaphore.Weighted) {
+	b.t.Helper()
+	if !place.TryAcquire(1) {
+		b.t.Fatal("the place is held")
+	}
 }
 
 // configMaps reads ConfigMaps from the fake API server.
@@ -281,7 +291,7 @@ func TestProberHasPatienceForSuspectsOnlyWherePlacesAreFree(t *testing.T) {
 	b.answer = tlsprobe.Result{Outcome: v1alpha1.ProbeUnreachable, TimedOut: true}
 
 	// No place is free: the worker waits a second, and the node comes back for a place.
-	b.slow <- struct{}{}
+	b.take(b.places.slow)
 	if wait := b.look(); wait <= 0 || wait > 5*time.Second {
 		t.Errorf("due after %v, want shortly", wait)
 	}
@@ -292,7 +302,7 @@ func TestProberHasPatienceForSuspectsOnlyWherePlacesAreFree(t *testing.T) {
 	b.expect(1, 0)
 
 	// A place is free: the node gets the time the policy gives it.
-	b.slow.release()
+	b.places.slow.Release(1)
 	if wait := b.look(); wait != 15*time.Second {
 		t.Errorf("due after %v, want the backoff", wait)
 	}
@@ -305,7 +315,7 @@ func TestProberHasPatienceForSuspectsOnlyWherePlacesAreFree(t *testing.T) {
 	b.answer = presented(leafFrom(pkitest.Start()).Chain())
 	b.pass(15 * time.Second)
 	b.look()
-	b.slow <- struct{}{}
+	b.take(b.places.slow)
 	b.pass(10 * time.Minute)
 	b.look()
 	if want := []time.Duration{time.Second, 5 * time.Second, 5 * time.Second, time.Second}; !slices.Equal(b.probes, want) {
@@ -313,11 +323,27 @@ func TestProberHasPatienceForSuspectsOnlyWherePlacesAreFree(t *testing.T) {
 	}
 }
 
+func TestProberWaitsForAPlaceUntilItIsStopped(t *testing.T) {
+	b := newBench(t, nodeOne(), policyNamed("a"))
+	b.take(b.places.fast)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.Reconcile(ctx, requestFor("one")); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that it was stopped", err)
+	}
+	b.expect(0, 0)
+	b.places.fast.Release(1)
+	b.look()
+	b.expect(1, 1)
+	b.take(b.places.fast)
+	b.take(b.places.slow)
+}
+
 func TestProberRemembersSuspectsAcrossARestart(t *testing.T) {
 	known := &v1alpha1.NodeCertificates{ObjectMeta: metav1.ObjectMeta{Name: "one"}}
 	known.Status.Serving = &v1alpha1.ServingStatus{Outcome: v1alpha1.ProbeUnreachable}
 	b := newBench(t, nodeOne(), policyNamed("a"), known)
-	b.slow <- struct{}{}
+	b.take(b.places.slow)
 	b.look()
 	b.expect(0, 0)
 }

@@ -5,6 +5,7 @@ package nodecertificates
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,7 +22,9 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
+	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
 // staleRetry is the wait for a cache that is behind what was just written.
@@ -34,6 +37,7 @@ type reconciler struct {
 	// requests are the CertificateSigningRequests by signer name.
 	requests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 	records  *records
+	missing  *access.Missing
 }
 
 // Reconcile writes what is known of one node, if it is not written yet.
@@ -41,9 +45,11 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	node := &corev1.Node{}
 	if err := r.client.Get(ctx, req.NamespacedName, node); err != nil {
 		// Without its Node, the garbage collector takes the NodeCertificates.
+		r.missing.Granted(req.Name)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	err := r.reconcile(ctx, node)
+	r.note(node.Name, err)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
 		return reconcile.Result{RequeueAfter: staleRetry}, nil
@@ -91,7 +97,7 @@ func (r *reconciler) objectOf(ctx context.Context, node *corev1.Node) (*v1alpha1
 		Name: node.Name, OwnerReferences: []metav1.OwnerReference{ownerReference(node)},
 	}}
 	if err := r.client.Create(ctx, created); err != nil {
-		return nil, fmt.Errorf("creating NodeCertificates %s: %w", node.Name, err)
+		return nil, writing("create nodecertificates.notafter.dev", node, err)
 	}
 	return created, nil
 }
@@ -120,16 +126,51 @@ func (r *reconciler) write(
 		// A copy, because the client decodes the answer into it and the facts are shared.
 		status.DeepCopyInto(&object.Status)
 		if err := r.client.Status().Update(ctx, object); err != nil {
-			return fmt.Errorf("writing the status of NodeCertificates %s: %w", node.Name, err)
+			return writing("update nodecertificates.notafter.dev/status", node, err)
 		}
 	}
 	if owners := []metav1.OwnerReference{ownerReference(node)}; !equality.Semantic.DeepEqual(object.OwnerReferences, owners) {
 		object.OwnerReferences = owners
 		if err := r.client.Update(ctx, object); err != nil {
-			return fmt.Errorf("making Node %s the owner of its NodeCertificates: %w", node.Name, err)
+			return writing("update nodecertificates.notafter.dev", node, err)
 		}
 	}
 	return nil
+}
+
+// writeError is a write that failed.
+type writeError struct {
+	permission, node string
+	err              error
+}
+
+// writing is the error of a write that takes this permission.
+func writing(permission string, node *corev1.Node, err error) error {
+	return &writeError{permission: permission, node: node.Name, err: err}
+}
+
+// Error implements error.
+func (e *writeError) Error() string {
+	return fmt.Sprintf("node %s: %s: %v", e.node, e.permission, e.err)
+}
+
+// Unwrap returns the API server's answer.
+func (e *writeError) Unwrap() error { return e.err }
+
+// note tells whether what is known of the node could be written. What was written before is judged in the meantime.
+func (r *reconciler) note(node string, err error) {
+	var failed *writeError
+	switch {
+	case err == nil:
+		r.missing.Granted(node)
+	case apierrors.IsForbidden(err) && errors.As(err, &failed):
+		r.missing.Refused(node, policy.Denial{
+			Permission: failed.permission, Source: "keeping what it finds out about the nodes",
+			Concerns: []string{
+				v1alpha1.ConditionCertificatesCurrent, v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionServingRotationEnabled,
+			},
+		}, failed.err)
+	}
 }
 
 // ownerReference makes the garbage collector delete the NodeCertificates with its Node. It blocks nobody's deletion.

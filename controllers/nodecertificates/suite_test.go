@@ -30,6 +30,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
@@ -43,8 +44,8 @@ const (
 	quick = 10 * time.Second
 	// interval is the shortest that the API allows.
 	interval = 10 * time.Second
-	// concurrency gives suspects two places.
-	concurrency = 8
+	// concurrency is how many nodes are probed at once, besides those that do not answer.
+	concurrency = 2
 )
 
 var (
@@ -129,7 +130,8 @@ func startManager() {
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
 	Expect(Add(mgr, Options{
-		Clock: clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
+		Missing: access.NewMissing(),
+		Clock:   clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
 		KubeletReader: reader,
 		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})).To(Succeed())

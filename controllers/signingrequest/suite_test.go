@@ -159,9 +159,13 @@ func startOperator(change ...func(*ctrl.Options)) (*writes, func()) {
 	user.QPS, user.Burst = 200, 400
 	written := &writes{statuses: map[int]int{}}
 	user.Wrap(written.wrap)
+	own := controllers.Options{
+		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
+		ProbeConcurrency: 8, DNSServer: resolver.Addr(),
+	}
 	options := ctrl.Options{
 		Scheme:  controllers.NewScheme(),
-		Cache:   controllers.CacheOptions(),
+		Cache:   own.CacheOptions(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Several run in this process, one after the other.
 		Controller: config.Controller{SkipNameValidation: new(true), EnableWarmup: new(true)},
@@ -172,10 +176,7 @@ func startOperator(change ...func(*ctrl.Options)) (*writes, func()) {
 	mgr, err := ctrl.NewManager(user, options)
 	Expect(err).NotTo(HaveOccurred())
 	ctrlmetrics.Registry = prometheus.NewRegistry()
-	Expect(controllers.Setup(mgr, controllers.Options{
-		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
-		ProbeConcurrency: 8, DNSServer: resolver.Addr(),
-	})).To(Succeed())
+	Expect(controllers.Setup(mgr, own)).To(Succeed())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()

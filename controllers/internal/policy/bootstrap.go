@@ -54,7 +54,7 @@ func (e *evaluation) judgeUnregistered(requests []Request) {
 		}
 	}
 	for name, r := range newest {
-		if r.Stage == v1alpha1.StageIssued && !r.Registered && !strings.HasPrefix(r.Requestor, nodeUser) &&
+		if r.Stage == v1alpha1.StageIssued && r.Registration != RegistrationSeen && !strings.HasPrefix(r.Requestor, nodeUser) &&
 			registered[name].Before(r.Created) {
 			e.judgeRegistration(r)
 		}
@@ -66,25 +66,35 @@ func (r *Request) newerThan(other *Request) bool {
 	return other == nil || cmp.Or(r.Created.Compare(other.Created), strings.Compare(r.Name, other.Name)) > 0
 }
 
-func (e *evaluation) judgeRegistration(r *Request) {
-	issued := r.Decided
-	if issued.IsZero() {
-		issued = r.Created
+// Issued is when an issued request was decided on, or created if nothing says that.
+func (r *Request) Issued() time.Time {
+	if r.Decided.IsZero() {
+		return r.Created
 	}
+	return r.Decided
+}
+
+func (e *evaluation) judgeRegistration(r *Request) {
+	issued := r.Issued()
 	if !e.reached(issued.Add(e.rules.pendingTimeout)) {
 		return
 	}
+	severity, unsure := v1alpha1.SeverityViolation, ""
+	if r.Registration != RegistrationNotSeen {
+		severity = v1alpha1.SeverityUnknown
+		unsure = " Or the Node was there, and was deleted before this process of notafter began to watch: then nothing is wrong."
+	}
 	first := len(e.found)
 	e.add(v1alpha1.Finding{
-		Reason:      v1alpha1.ReasonNodeNotRegistered,
+		Reason: v1alpha1.ReasonNodeNotRegistered, Severity: severity,
 		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: text.Phrase(r.Name, maxSubject)},
 		Certificate: v1alpha1.PurposeKubeletClient, Since: timestamp(issued),
 		Message: fmt.Sprintf("CertificateSigningRequest %s, filed by %s, got a client certificate for a Node %s at %s, and "+
-			"there is no such Node. The machine runs a kubelet, but takes no Pods, and autoscaling waits for it. Check its "+
+			"there is no such Node. The machine runs a kubelet, but takes no Pods, and autoscaling waits for it.%s Check its "+
 			"kubelet's log for why it does not register: an admission webhook or plugin that refuses the Node, "+
 			"--register-node=false, or a machine that stopped. If the machine is gone on purpose, delete the request, which "+
 			"Kubernetes does by itself an hour after it was issued.", text.Phrase(r.Name, maxName),
-			text.Phrase(r.Requestor, maxWord), text.Phrase(r.NodeName, maxName), instant(issued)),
+			text.Phrase(r.Requestor, maxWord), text.Phrase(r.NodeName, maxName), instant(issued), unsure),
 	})
 	e.tally.addOther(requestGroup, e.found[first:])
 }

@@ -20,6 +20,7 @@ func joined(age time.Duration) Request {
 	return Request{
 		Name: "node-csr-1", SignerName: clientSigner, NodeName: "gone", Requestor: "system:bootstrap:abcdef",
 		Stage: v1alpha1.StageIssued, Created: now.Add(-age - time.Minute), Decided: now.Add(-age),
+		Registration: RegistrationNotSeen,
 	}
 }
 
@@ -29,6 +30,10 @@ func TestNodeNotRegistered(t *testing.T) {
 			v1alpha1.ReasonNodeNotRegistered, v1alpha1.SeverityViolation, v1alpha1.SubjectSigningRequest, name,
 			v1alpha1.PurposeKubeletClient, now.Add(-since).Format(time.RFC3339),
 		}}
+	}
+	unsure := func(found []brief) []brief {
+		found[0].Severity = v1alpha1.SeverityUnknown
+		return found
 	}
 	changed := func(age time.Duration, change func(*Request)) []Request {
 		r := joined(age)
@@ -58,7 +63,11 @@ func TestNodeNotRegistered(t *testing.T) {
 			requests: changed(time.Hour, func(r *Request) { r.Requestor = "aksService" }),
 		},
 		{name: "a renewal", requests: changed(time.Hour, func(r *Request) { r.Requestor = "system:node:gone" })},
-		{name: "seen registered", requests: changed(time.Hour, func(r *Request) { r.Registered = true })},
+		{name: "seen registered", requests: changed(time.Hour, func(r *Request) { r.Registration = RegistrationSeen })},
+		{
+			name: "perhaps registered before anybody watched", want: unsure(found("node-csr-1", time.Hour)),
+			requests: changed(time.Hour, func(r *Request) { r.Registration = RegistrationUnknown }),
+		},
 		{name: "of nobody", requests: changed(time.Hour, func(r *Request) { r.NodeName = "" })},
 		{
 			name:     "its node asked for a serving certificate since",

@@ -60,9 +60,22 @@ type Request struct {
 	Refusal string
 	// Malformed says what is wrong with a request that no signer can sign as it is.
 	Malformed string
-	// Registered says that the Node was there once since the request was filed, as far as notafter has been watching.
-	Registered bool
+	// Registration says whether the Node was there since the request was issued.
+	Registration Registration
 }
+
+// Registration says whether a Node was there that is not there now.
+type Registration string
+
+// The zero value is RegistrationUnknown.
+const (
+	// RegistrationUnknown: it may have been there before notafter began to watch.
+	RegistrationUnknown Registration = ""
+	// RegistrationSeen: it was there.
+	RegistrationSeen Registration = "Seen"
+	// RegistrationNotSeen: it was not, and notafter has been watching all the time.
+	RegistrationNotSeen Registration = "NotSeen"
+)
 
 // Input is everything that a verdict depends on.
 type Input struct {
@@ -84,7 +97,7 @@ type Input struct {
 	Workloads []Workload
 	// Tokens are the bootstrap tokens, in any order; none unless the spec watches them.
 	Tokens []Token
-	// Approvals are what the approver of signing requests says; nil until it has looked at all of them.
+	// Approvals are what the approver of signing requests says; nil while it cannot read them.
 	Approvals *Approvals
 	// Denied are the permissions that are missing for evidence that the spec asks for, in any order.
 	Denied []Denial

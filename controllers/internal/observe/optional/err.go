@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -93,7 +94,7 @@ func (s *Source[T]) list(ctx context.Context, list client.ObjectList, options me
 }
 
 func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options metav1.ListOptions) (watch.Interface, error) {
-	options.TimeoutSeconds = new(s.watchSeconds())
+	options.TimeoutSeconds = new(WatchSeconds(s.options.WatchTime))
 	watcher, err := s.client.Watch(ctx, list, s.narrowed(&options))
 	if err != nil {
 		s.refused("watch")
@@ -107,9 +108,9 @@ func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options m
 	return watcher, nil
 }
 
-// watchSeconds is how long the next watch may run.
-func (s *Source[T]) watchSeconds() int64 {
-	return int64(wait.Jitter(cmp.Or(s.options.WatchTime, DefaultWatchTime), watchJitter).Seconds())
+// WatchSeconds is how long the next watch may run where watches run for this time, or DefaultWatchTime if that is zero.
+func WatchSeconds(watchTime time.Duration) int64 {
+	return int64(wait.Jitter(cmp.Or(watchTime, DefaultWatchTime), watchJitter).Seconds())
 }
 
 // narrowed are the reflector's options for what this source watches.
