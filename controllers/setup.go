@@ -93,10 +93,11 @@ func Setup(mgr manager.Manager, o Options) error {
 	}
 	source := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
 
-	if err := nodecertificates.Add(mgr, nodecertificates.Options{
+	nodesObserved, err := nodecertificates.Add(mgr, nodecertificates.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
 		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Missing: o.missing,
-	}); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
 	controlPlane, err := controlplane.Add(mgr, controlplane.Options{
@@ -115,6 +116,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
 		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
+		NodesObserved: nodesObserved,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}

@@ -45,6 +45,9 @@ const (
 	batchWindow = 50 * time.Millisecond
 	// settleTime is how long the first evaluation after a start waits for what is known of the control plane.
 	settleTime = 10 * time.Second
+	// takeoverTime is how long the verdict of another process stands while this one looks at everything for the first time, and
+	// takeoverRetry how often to ask whether it has.
+	takeoverTime, takeoverRetry = 30 * time.Second, 250 * time.Millisecond
 	// workers bounds how many policies are evaluated at once: one whose write hangs must not hold up the others.
 	workers = 4
 	// reconcileTimeout bounds one reconcile, whose only request is the status write.
@@ -95,6 +98,8 @@ type Options struct {
 	ControlPlane ControlPlane
 	// Approvals is what the approver of signing requests has to say; nil: there is none.
 	Approvals Approvals
+	// NodesObserved is closed once every node has been looked at since this process began to do so; nil: they have been.
+	NodesObserved <-chan struct{}
 	// Missing are the permissions that are missing for what notafter cannot do without; nil: none ever is.
 	Missing Missing
 	// Verdicts gets the latest verdict on every policy, for the metrics.
@@ -129,7 +134,7 @@ func Add(mgr manager.Manager, o Options) error {
 		client: mgr.GetClient(), stored: mgr.GetAPIReader(), objects: mgr.GetCache(),
 		requests: newRequestReader(o.SigningRequests), trust: o.Trust,
 		clock: o.Clock, recorder: events, deliver: events.deliver, verdicts: o.Verdicts, controlPlane: o.ControlPlane,
-		approvals: o.Approvals, missing: o.Missing, evaluations: evaluations, memories: map[string]*memory{},
+		approvals: o.Approvals, missing: o.Missing, nodesObserved: o.NodesObserved, evaluations: evaluations, memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{

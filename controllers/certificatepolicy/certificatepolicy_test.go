@@ -160,6 +160,28 @@ var _ = Describe("CertificatePolicy", func() {
 		Expect(eventsAbout(ctx, Default, p.UID)).To(HaveLen(announced))
 	})
 
+	It("takes what is written of nodes for true only after a look at them, once it takes over", func(ctx SpecContext) {
+		now := time.Now()
+		facts := observe(ctx, createNode(ctx, "weekend", "weekend-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
+		p := createPolicy(ctx, newPoolPolicy("weekend"))
+		run := startController()
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "True AsExpected")
+		run.stop()
+
+		serves(facts, now.Add(-3*time.Hour), now.Add(-time.Hour))
+		Expect(k8s.Status().Update(ctx, facts)).To(Succeed())
+		looked := make(chan struct{})
+		startController(func(o *Options) { o.NodesObserved = looked })
+		fresh := newPoolPolicy("weekend")
+		fresh.Name = "weekend-fresh"
+		createPolicy(ctx, fresh)
+		eventuallyCondition(ctx, fresh.Name, v1alpha1.ConditionCompliant, "False Expired")
+		Expect(conditions(current(ctx, Default, p.Name))).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "True AsExpected"))
+		Expect(eventsAbout(ctx, Default, p.UID)).To(BeEmpty())
+		close(looked)
+		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False Expired")
+	})
+
 	It("keeps two policies apart, and drops a deleted one's series", func(ctx SpecContext) {
 		now := time.Now()
 		badFacts := observe(ctx, createNode(ctx, "bad", "bad-1"), now.Add(-time.Hour), now.Add(99*time.Hour))

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"golang.org/x/time/rate"
 
@@ -62,8 +63,11 @@ type memory struct {
 	uid types.UID
 	// notBefore is when the policy may be evaluated again.
 	notBefore time.Time
-	// patience is how long the first evaluation waits for the approver of signing requests; zero until it is to come.
+	// patience is how long the first evaluation waits until everything was looked at, and known that it need not.
 	patience time.Time
+	known    bool
+	// written is the resourceVersion that the last write of the status gave the policy; empty before.
+	written string
 	// announced are the findings of the last verdict, and stalled whether there was none.
 	announced map[findingKey]v1alpha1.Severity
 	stalled   bool
@@ -90,6 +94,16 @@ func newMemory(p *v1alpha1.CertificatePolicy) *memory {
 		m.stalled = m.stalled || p.Status.Conditions[i].Type == v1alpha1.ConditionStalled
 	}
 	return m
+}
+
+// isBehind says that the policy is older than what was written last: it came from a cache that is behind. A verdict compared with
+// its status could be taken for written.
+func (m *memory) isBehind(p *v1alpha1.CertificatePolicy) bool {
+	if m.written == "" {
+		return false
+	}
+	order, err := resourceversion.CompareResourceVersion(p.ResourceVersion, m.written)
+	return err == nil && order < 0
 }
 
 // transition is a finding that was raised, or that is no more.

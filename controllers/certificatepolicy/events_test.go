@@ -278,3 +278,25 @@ func TestEventsOfOneEvaluationDifferInMoreThanTheNote(t *testing.T) {
 		}
 	}
 }
+
+// A verdict compared with a status from a cache that is behind may be taken for written though another one was written since.
+func TestBehind(t *testing.T) {
+	for name, test := range map[string]struct {
+		written, cached string
+		want            bool
+	}{
+		"nothing written yet":            {"", "7", false},
+		"what was written":               {"9", "9", false},
+		"before what was written":        {"10", "9", true},
+		"somebody wrote since":           {"9", "10", false},
+		"versions that can't be ordered": {"b", "a", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &memory{written: test.written}
+			p := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{ResourceVersion: test.cached}}
+			if got := m.isBehind(p); got != test.want {
+				t.Errorf("behind = %v, want %v", got, test.want)
+			}
+		})
+	}
+}

@@ -62,6 +62,8 @@ type reconciler struct {
 	controlPlane ControlPlane
 	// approvals is what the approver of signing requests has to say; nil: there is none.
 	approvals Approvals
+	// nodesObserved is closed once every node has been looked at since this process began to do so; nil: they have been.
+	nodesObserved <-chan struct{}
 	// missing are the permissions that are missing for what is taken for known; nil: none ever is.
 	missing Missing
 	// tokens and workloads are watched from the time that a policy asks for them.
@@ -81,8 +83,11 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	now := r.clock.Now()
-	if pause := max(m.notBefore.Sub(now), r.untilJudged(p, m, now)); pause > 0 {
+	if pause := max(m.notBefore.Sub(now), r.untilKnown(p, m, now)); pause > 0 {
 		return reconcile.Result{RequeueAfter: pause}, nil
+	}
+	if m.isBehind(p) {
+		return reconcile.Result{RequeueAfter: staleRetry}, nil
 	}
 	e, err := r.gather(ctx, p, now)
 	if err != nil {
@@ -113,7 +118,7 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 			return reconcile.Result{}, client.IgnoreNotFound(
 				fmt.Errorf("updating the status of CertificatePolicy %s: %w", p.Name, err))
 		}
-		pause = writeInterval
+		pause, m.written = writeInterval, p.ResourceVersion
 	}
 	m.notBefore = r.clock.Now().Add(pause)
 	r.announce(p, m, e, verdict.Findings)
@@ -166,19 +171,42 @@ func (r *reconciler) remember(ctx context.Context, p *v1alpha1.CertificatePolicy
 	return m, nil
 }
 
-// untilJudged returns how long a policy that another process evaluated before is left as that found it, because the approver,
-// which begins when this process leads, has not judged the signing requests yet. What was found of them would be taken for over.
-func (r *reconciler) untilJudged(p *v1alpha1.CertificatePolicy, m *memory, now time.Time) time.Duration {
-	if r.approvals == nil || p.Spec.SigningRequestApproval == nil || len(p.Status.Conditions) == 0 {
+// untilKnown returns how long a policy that another process evaluated before is left as that found it, because this one, which
+// begins to look when it leads, has not looked at everything yet. What is written of the nodes may be of any age: after a
+// weekend without notafter, certificates that live for a day would all pass for expired. And what the approver of signing requests
+// has not judged yet would be taken for over.
+func (r *reconciler) untilKnown(p *v1alpha1.CertificatePolicy, m *memory, now time.Time) time.Duration {
+	if len(p.Status.Conditions) == 0 || m.known {
 		return 0
 	}
 	if m.patience.IsZero() {
-		m.patience = now.Add(settleTime)
+		m.patience = now.Add(takeoverTime)
 	}
-	if known, denied := r.approvals.Snapshot(); known != nil && !slices.Contains(known.Unjudged, p.Name) || len(denied) > 0 {
-		m.patience = now
+	m.known = r.areNodesObserved() && r.areRequestsJudged(p) || !now.Before(m.patience)
+	if m.known {
+		return 0
 	}
-	return m.patience.Sub(now)
+	return takeoverRetry
+}
+
+func (r *reconciler) areNodesObserved() bool {
+	if r.nodesObserved == nil {
+		return true
+	}
+	select {
+	case <-r.nodesObserved:
+		return true
+	default:
+		return false
+	}
+}
+
+func (r *reconciler) areRequestsJudged(p *v1alpha1.CertificatePolicy) bool {
+	if r.approvals == nil || p.Spec.SigningRequestApproval == nil {
+		return true
+	}
+	known, denied := r.approvals.Snapshot()
+	return known != nil && !slices.Contains(known.Unjudged, p.Name) || len(denied) > 0
 }
 
 // forget drops everything known about a policy that is gone, its series among it.

@@ -88,13 +88,13 @@ type controllerRun struct {
 }
 
 // startController runs the controller in a manager of its own, until it is stopped or the spec ends.
-func startController() *controllerRun {
+func startController(changes ...func(*Options)) *controllerRun {
 	GinkgoHelper()
-	return startControllerAs(restConfig)
+	return startControllerAs(restConfig, changes...)
 }
 
 // startControllerAs runs it with the permissions of another user, except for what the optional sources here read.
-func startControllerAs(restConfig *rest.Config) *controllerRun {
+func startControllerAs(restConfig *rest.Config, changes ...func(*Options)) *controllerRun {
 	GinkgoHelper()
 	mgr, err := manager.New(restConfig, manager.Options{
 		Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
@@ -116,10 +116,14 @@ func startControllerAs(restConfig *rest.Config) *controllerRun {
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
 	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane(), approvals: newApprovals()}
-	Expect(Add(mgr, Options{
+	options := Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
 		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane, Approvals: run.approvals,
-	})).To(Succeed())
+	}
+	for _, change := range changes {
+		change(&options)
+	}
+	Expect(Add(mgr, options)).To(Succeed())
 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

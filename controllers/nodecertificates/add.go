@@ -74,11 +74,12 @@ type Options struct {
 	ProbeLoopback bool
 }
 
-// Add adds both controllers to the manager.
-func Add(mgr manager.Manager, o Options) error {
+// Add adds both controllers to the manager. The channel that it returns is closed once every node has been looked at since they
+// began to do so, as far as that can be done.
+func Add(mgr manager.Manager, o Options) (<-chan struct{}, error) {
 	for signer := range o.SigningRequests {
 		if _, ok := purposes[signer]; !ok {
-			return fmt.Errorf("signing requests of %s: the purpose of this signer's certificates is not known; want one of %v",
+			return nil, fmt.Errorf("signing requests of %s: the purpose of this signer's certificates is not known; want one of %v",
 				signer, slices.Sorted(maps.Keys(purposes)))
 		}
 	}
@@ -86,14 +87,14 @@ func Add(mgr manager.Manager, o Options) error {
 		o.ProbeConcurrency = DefaultProbeConcurrency
 	}
 	probed := newRecords()
-	wake := &waker{}
-	if err := addReconciler(mgr, o, probed, wake); err != nil {
-		return fmt.Errorf("controller %s: %w", Name, err)
+	wake, looks := &waker{}, newSweep(mgr.GetClient())
+	if err := addReconciler(mgr, o, probed, wake, looks); err != nil {
+		return nil, fmt.Errorf("controller %s: %w", Name, err)
 	}
-	if err := addProber(mgr, o, probed, wake); err != nil {
-		return fmt.Errorf("controller %s: %w", ProbeName, err)
+	if err := addProber(mgr, o, probed, wake, looks); err != nil {
+		return nil, fmt.Errorf("controller %s: %w", ProbeName, err)
 	}
-	return nil
+	return looks.done, nil
 }
 
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
@@ -103,8 +104,10 @@ func Add(mgr manager.Manager, o Options) error {
 // Where the admission plugin OwnerReferencesPermissionEnforcement is on, changing an owner reference needs delete.
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
 
-func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker) error {
-	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing}
+func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker, looks *sweep) error {
+	r := &reconciler{
+		client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing, sweep: looks,
+	}
 	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
 	b := builder.ControllerManagedBy(mgr).Named(Name).
 		WithOptions(controller.Options{
@@ -131,7 +134,7 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker)
 // (config/rbac/kubelet_reader.yaml), and of no other.
 // +kubebuilder:rbac:groups="",resources=serviceaccounts/token,namespace=notafter-system,resourceNames=notafter-kubelet-reader,verbs=create
 
-func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) error {
+func addProber(mgr manager.Manager, o Options, probed *records, wake *waker, looks *sweep) error {
 	counts, err := newProbeMetrics(metrics.Registry)
 	if err != nil {
 		return err
@@ -144,6 +147,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		clock:    o.Clock,
 		probe:    tlsprobe.New(o.Clock).Probe,
 		records:  probed,
+		sweep:    looks,
 		loopback: o.ProbeLoopback,
 		places:   places,
 		wake:     wake.wake,
@@ -168,5 +172,6 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		// Another trust bundle changes the verdict on every served certificate.
 		WatchesRawSource(o.TrustConfigMap.Changed(onAny[*corev1.ConfigMap](all),
 			trustBundleChanged(o.Trust))).
+		WatchesRawSource(source.Func(looks.start)).
 		Complete(p)
 }

@@ -27,6 +27,8 @@ type evidence struct {
 	certificate *v1alpha1.CertificateStatus
 	// trust is the fingerprint of the trust bundle judged against; empty when there was none.
 	trust string
+	// unwanted says that no policy selects the node, so that nobody looks: what was seen before is not kept for who may want it.
+	unwanted bool
 }
 
 // sameFacts says whether two pieces of evidence lead to the same status.
@@ -34,7 +36,7 @@ func (e *evidence) sameFacts(other *evidence) bool {
 	if e == nil || other == nil {
 		return e == other
 	}
-	return equality.Semantic.DeepEqual(e.serving, other.serving) &&
+	return e.unwanted == other.unwanted && equality.Semantic.DeepEqual(e.serving, other.serving) &&
 		equality.Semantic.DeepEqual(e.certificate, other.certificate)
 }
 

@@ -49,8 +49,11 @@ func (f facts) status() (v1alpha1.NodeCertificatesStatus, error) {
 
 func (f facts) serving() *v1alpha1.ServingStatus {
 	previous := f.previous.Serving
-	if f.evidence == nil {
+	switch {
+	case f.evidence == nil:
 		return previous.DeepCopy()
+	case f.evidence.unwanted:
+		return nil
 	}
 	serving := f.evidence.serving
 	serving.Since = seconds(f.now)
@@ -111,14 +114,14 @@ func (f facts) certificates() ([]v1alpha1.CertificateStatus, error) {
 }
 
 // withPresented replaces the certificate in use by the one that was presented. A kubelet that could not be asked goes on using
-// the one it had; a kubelet that says it has none uses none.
+// the one it had; a kubelet that says it has none uses none; and of one that nobody asks it is not known.
 func (f facts) withPresented(certificates []v1alpha1.CertificateStatus) []v1alpha1.CertificateStatus {
 	switch {
 	case f.evidence == nil:
 		return certificates
 	case f.evidence.certificate != nil:
 		return replace(certificates, *f.evidence.certificate)
-	case f.evidence.serving.Outcome == v1alpha1.ProbeNoCertificate:
+	case f.evidence.unwanted, f.evidence.serving.Outcome == v1alpha1.ProbeNoCertificate:
 		return slices.DeleteFunc(certificates, func(c v1alpha1.CertificateStatus) bool {
 			return c.Purpose == v1alpha1.PurposeKubeletServing && c.Source == v1alpha1.SourceHandshake
 		})

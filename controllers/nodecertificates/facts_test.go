@@ -194,6 +194,25 @@ func TestFactsStayWhenTheirSourceIsGone(t *testing.T) {
 	})
 }
 
+// What a kubelet served at some time says nothing about what it serves when a policy selects it again.
+func TestHandshakesAreForgottenWhenNobodyLooks(t *testing.T) {
+	issued := leafFrom(noon.Add(-time.Hour))
+	before := statusOf(t, facts{
+		evidence: servedBy(t, issued), answers: settled(v1alpha1.KubeletFailed, "why"), now: noon,
+		requests: requests(servingSigner, signingRequest("csr-1", servingSigner, noon.Add(-time.Hour), issued)),
+	})
+	if len(before.Certificates) != 2 || before.Serving == nil || before.Kubelet == nil {
+		t.Fatalf("nothing to forget: %+v", before)
+	}
+	after := statusOf(t, facts{previous: before, evidence: &evidence{unwanted: true}, answers: &answers{}, now: noon})
+	if after.Serving != nil || after.Kubelet != nil {
+		t.Errorf("serving %+v and kubelet %+v, want neither", after.Serving, after.Kubelet)
+	}
+	if len(after.Certificates) != 1 || after.Certificates[0].Source != v1alpha1.SourceSigningRequest {
+		t.Errorf("certificates %+v, want the one that was issued", after.Certificates)
+	}
+}
+
 func TestNewestIssuedCertificate(t *testing.T) {
 	start := pkitest.Start()
 	older, newer := leafFrom(start), leafFrom(start.Add(time.Hour))

@@ -42,6 +42,8 @@ type prober struct {
 	// ask asks a kubelet about itself; nil when there is no account to ask with.
 	ask     func(ctx context.Context, target kubelet.Target, timeout time.Duration) kubelet.Result
 	records *records
+	// sweep is told of nodes that there will be no news of soon.
+	sweep *sweep
 	// loopback says that loopback addresses are connected to.
 	loopback bool
 	places   places
@@ -59,6 +61,7 @@ func (p *prober) Reconcile(ctx context.Context, req reconcile.Request) (reconcil
 	if err := p.client.Get(ctx, req.NamespacedName, node); err != nil {
 		if client.IgnoreNotFound(err) == nil {
 			p.records.forget(req.Name)
+			p.sweep.look(req.Name)
 		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
@@ -68,7 +71,8 @@ func (p *prober) Reconcile(ctx context.Context, req reconcile.Request) (reconcil
 	}
 	wanted := demandOn(labels.Set(node.Labels), policies.Items)
 	if wanted == nil {
-		p.records.plan(req.Name, time.Time{})
+		before, _ := p.records.get(node.Name, node.UID)
+		p.remember(node, before, record{uid: node.UID, evidence: &evidence{unwanted: true}, answers: &answers{}})
 		return reconcile.Result{}, nil
 	}
 	known := &v1alpha1.NodeCertificates{}
@@ -120,6 +124,7 @@ func (p *prober) reconcile(
 	now := p.clock.Now()
 	if !done {
 		p.records.put(node.Name, current)
+		p.sweep.look(node.Name)
 		return p.suspectsTurn(wanted.timeout), nil
 	}
 	p.metrics.observe(result)
@@ -150,7 +155,7 @@ func (p *prober) recordOf(node *corev1.Node, known *v1alpha1.NodeCertificates) r
 
 // served is the certificate in use, as far as it is known: that of a node that could not be asked is the one it had.
 func served(latest *evidence, known *v1alpha1.NodeCertificates) *v1alpha1.CertificateStatus {
-	if latest != nil && (latest.certificate != nil || latest.serving.Outcome == v1alpha1.ProbeNoCertificate) {
+	if latest != nil && (latest.unwanted || latest.certificate != nil || latest.serving.Outcome == v1alpha1.ProbeNoCertificate) {
 		return latest.certificate
 	}
 	return certificate(known.Status.Certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake)

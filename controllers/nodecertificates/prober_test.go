@@ -67,6 +67,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 		trust:   trust.New(configMaps{b.client}, client.ObjectKeyFromObject(bundle), "ca.crt"),
 		clock:   b.clock,
 		records: newRecords(),
+		sweep:   newSweep(b.client),
 		places:  places{fast: semaphore.NewWeighted(1), slow: semaphore.NewWeighted(1)},
 		wake:    func(node string) { b.woken = append(b.woken, node) },
 		random:  func() float64 { return 0.5 },
@@ -159,13 +160,15 @@ func TestProberLeavesUnselectedNodesAlone(t *testing.T) {
 	if wait := b.look(); wait != 0 {
 		t.Errorf("due after %v", wait)
 	}
-	b.expect(0, 0)
+	// It is told once, because of what an earlier process may have seen.
+	b.look()
+	b.expect(0, 1)
 	policy := policyNamed("a")
 	if err := b.client.Create(t.Context(), policy); err != nil {
 		t.Fatal(err)
 	}
 	b.look()
-	b.expect(1, 1)
+	b.expect(1, 2)
 	if err := b.client.Delete(t.Context(), policy); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +176,7 @@ func TestProberLeavesUnselectedNodesAlone(t *testing.T) {
 	if wait := b.look(); wait != 0 {
 		t.Errorf("due after %v", wait)
 	}
-	b.expect(1, 1)
+	b.expect(1, 3)
 }
 
 func TestProberProbesAtOnce(t *testing.T) {
@@ -416,6 +419,27 @@ func TestProberTellsWhenItIsDue(t *testing.T) {
 	}
 	b.look()
 	expect("of a node that no policy selects", 0)
+}
+
+func TestProberForgetsNodesThatNoPolicySelects(t *testing.T) {
+	policy := policyNamed("a")
+	b := newBench(t, nodeOne(), policy)
+	b.look()
+	b.expect(1, 1)
+	if err := b.client.Delete(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	b.look()
+	b.look()
+	b.expect(1, 2)
+	if found, _ := b.records.get("one", "uid-1"); !found.evidence.unwanted {
+		t.Errorf("evidence %+v, want none", found.evidence)
+	}
+	if err := b.client.Create(t.Context(), policyNamed("b")); err != nil {
+		t.Fatal(err)
+	}
+	b.look()
+	b.expect(2, 3)
 }
 
 func TestProberLearnsNothingFromItsOwnEnd(t *testing.T) {

@@ -38,6 +38,8 @@ type reconciler struct {
 	requests map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
 	records  *records
 	missing  *access.Missing
+	// sweep is told of nodes about which something new is written.
+	sweep *sweep
 }
 
 // Reconcile writes what is known of one node, if it is not written yet.
@@ -67,15 +69,20 @@ func (r *reconciler) reconcile(ctx context.Context, node *corev1.Node) error {
 	if !ownedByFormer(object, node) {
 		f.previous = object.Status
 	}
-	if known, ok := r.records.get(node.Name, node.UID); ok {
-		f.evidence, f.answers = known.evidence, known.answers
-	}
+	known, _ := r.records.get(node.Name, node.UID)
+	f.evidence, f.answers = known.evidence, known.answers
 	f.requests = r.requestsOf(node)
 	status, err := f.status()
 	if err != nil {
 		logf.FromContext(ctx).Info("An issued certificate could not be read, going on without it", "cause", err.Error())
 	}
-	return r.write(ctx, node, object, status)
+	if err := r.write(ctx, node, object, status); err != nil {
+		return err
+	}
+	if f.evidence != nil {
+		r.sweep.look(node.Name)
+	}
+	return nil
 }
 
 // objectOf returns the node's NodeCertificates, a copy, and creates it when there is none. It is nil when it is not the time to

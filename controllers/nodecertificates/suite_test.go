@@ -129,12 +129,13 @@ func startManager() {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
-	Expect(Add(mgr, Options{
+	_, err = Add(mgr, Options{
 		Missing: access.NewMissing(),
 		Clock:   clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
 		KubeletReader: reader,
 		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
-	})).To(Succeed())
+	})
+	Expect(err).NotTo(HaveOccurred())
 
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
