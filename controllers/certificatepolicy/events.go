@@ -25,6 +25,10 @@ const (
 	// eventBurst and eventInterval are the Event budget of a policy: so many at once, and one more per interval.
 	eventBurst    = 100
 	eventInterval = 6 * time.Second
+	// subjectBurst and subjectInterval are the share of one subject, in transitions: a node that comes and goes must not use up
+	// what others need.
+	subjectBurst    = 10
+	subjectInterval = 5 * time.Minute
 	// summaryDelay is how long transitions without an Event of their own are collected into one that sums them up.
 	summaryDelay = 10 * time.Second
 	// maxNote is the API server's limit for the note of an Event, in bytes.
@@ -75,7 +79,7 @@ type memory struct {
 	// findings that it does not list count as announced. So a restart may hide the Event of a finding that is new, where
 	// it would otherwise repeat the Events of hundreds that are not.
 	unlisted   bool
-	budget     *rate.Limiter
+	budget     *budget
 	suppressed suppression
 }
 
@@ -83,7 +87,7 @@ type memory struct {
 func newMemory(p *v1alpha1.CertificatePolicy) *memory {
 	m := &memory{
 		uid: p.UID, announced: map[findingKey]v1alpha1.Severity{}, unlisted: p.Status.OmittedFindings > 0,
-		budget: rate.NewLimiter(rate.Every(eventInterval), eventBurst),
+		budget: newBudget(),
 	}
 	for i := range p.Status.Findings {
 		if finding := &p.Status.Findings[i]; finding.Reason != v1alpha1.ReasonNotObserved {
@@ -227,6 +231,7 @@ func (r *reconciler) announce(
 			r.announceOne(p, m, e, &change)
 		}
 	}
+	m.budget.forget(e.now)
 	if due := m.suppressed.due(); !due.IsZero() && !e.now.Before(due) {
 		r.recorder.Eventf(p, nil, m.suppressed.eventType(), v1alpha1.ReasonFindingsSuppressed, actionSumUp,
 			"%s", text.Phrase(m.suppressed.note(), maxNote))
@@ -242,7 +247,7 @@ func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *ev
 	if node != nil {
 		n = 2
 	}
-	if !m.budget.AllowN(e.now, n) {
+	if !m.budget.allow(e.now, t.subject, n) {
 		m.suppressed.add(e.now, t)
 		return
 	}
@@ -250,6 +255,32 @@ func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *ev
 	if node != nil {
 		r.recorder.Eventf(node, p, t.eventType, t.eventReason, t.action, "%s", text.Phrase(t.nodeNote, maxNote))
 	}
+}
+
+// budget is how many Events of a policy may be written.
+type budget struct {
+	all *rate.Limiter
+	// each is the share of every subject that used some of it not long ago.
+	each map[v1alpha1.Subject]*rate.Limiter
+}
+
+func newBudget() *budget {
+	return &budget{all: rate.NewLimiter(rate.Every(eventInterval), eventBurst), each: map[v1alpha1.Subject]*rate.Limiter{}}
+}
+
+// allow says whether there is room for so many Events that tell of one transition of the subject.
+func (b *budget) allow(now time.Time, subject v1alpha1.Subject, events int) bool {
+	share := b.each[subject]
+	if share == nil {
+		share = rate.NewLimiter(rate.Every(subjectInterval), subjectBurst)
+		b.each[subject] = share
+	}
+	return share.AllowN(now, 1) && b.all.AllowN(now, events)
+}
+
+// forget drops the subjects whose share is whole again.
+func (b *budget) forget(now time.Time) {
+	maps.DeleteFunc(b.each, func(_ v1alpha1.Subject, share *rate.Limiter) bool { return share.TokensAt(now) >= subjectBurst })
 }
 
 // suppression counts the transitions for which the budget had no Event, by the finding's reason.

@@ -220,6 +220,36 @@ func TestInvalidSpecRaisesAndClearsNothing(t *testing.T) {
 	expectEvents(t, events.take(), "cluster<- Normal Evaluated Evaluate: The policy can be evaluated again.")
 }
 
+// A node that comes and goes uses up its own share, and nobody else's.
+func TestFlappingIsSummedUp(t *testing.T) {
+	events := &recorder{}
+	r, p := &reconciler{recorder: events}, newPolicy()
+	m := newMemory(p)
+	failed, expired := onNode(v1alpha1.ReasonProbeFailed, "flaps", ""), onNode(v1alpha1.ReasonExpired, "other", "")
+	for i := range 3 * subjectBurst {
+		var findings []v1alpha1.Finding
+		if i%2 == 0 {
+			findings = []v1alpha1.Finding{failed}
+		}
+		r.announce(p, m, evidenceAt(0, "flaps", "other"), findings)
+	}
+	if got := events.take(); len(got) != 2*subjectBurst {
+		t.Errorf("%d Events of a node that flaps, want %d", len(got), 2*subjectBurst)
+	}
+	r.announce(p, m, evidenceAt(time.Second, "flaps", "other"), []v1alpha1.Finding{expired})
+	if got := events.take(); len(got) != 2 || !strings.HasPrefix(got[0], "cluster<-other Warning Expired ") {
+		t.Errorf("Events of another node: %q", got)
+	}
+	r.announce(p, m, evidenceAt(summaryDelay, "flaps", "other"), []v1alpha1.Finding{expired})
+	if got := strings.Join(events.take(), "\n"); !strings.Contains(got, "10 findings raised (10 ProbeFailed); 10 findings over (10 ProbeFailed)") {
+		t.Errorf("the summary says %q", got)
+	}
+	r.announce(p, m, evidenceAt(subjectBurst*subjectInterval, "flaps", "other"), []v1alpha1.Finding{expired})
+	if len(m.budget.each) > 0 {
+		t.Errorf("%d subjects are remembered, want none", len(m.budget.each))
+	}
+}
+
 func TestBurstIsSummedUp(t *testing.T) {
 	events := &recorder{}
 	r, p := &reconciler{recorder: events}, newPolicy()
