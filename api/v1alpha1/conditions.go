@@ -115,8 +115,7 @@ const (
 
 // Reasons of findings about the control plane and trust bundles.
 const (
-	// ReasonClusterCAMismatch is an API server, or a published CA, that does not fit the Cluster CA: one was replaced and the
-	// other was not.
+	// ReasonClusterCAMismatch is an API server that does not fit the Cluster CA: one was replaced and the other was not.
 	ReasonClusterCAMismatch = "ClusterCAMismatch"
 	// ReasonIssuerExpiresFirst is a certificate that outlives the CA that signed it, and so stops working before its notAfter.
 	ReasonIssuerExpiresFirst = "IssuerExpiresFirst"
