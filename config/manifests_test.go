@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -334,6 +335,8 @@ func TestOnAnAPIServer(t *testing.T) {
 		})
 	}
 
+	t.Run("documents", func(t *testing.T) { testDocuments(t, kubectl) })
+
 	reviews, err := client.New(c.Config(), client.Options{Scheme: scheme.Scheme})
 	if err != nil {
 		t.Fatal(err)
@@ -369,6 +372,67 @@ func TestOnAnAPIServer(t *testing.T) {
 	t.Run("components", func(t *testing.T) { testComponents(t, reviews, kubectl) })
 	t.Run("monitoring", func(t *testing.T) { testMonitoring(t, kubectl, reviews) })
 	t.Run("remove", func(t *testing.T) { kubectl(t, "delete", "--wait=false", "-k", "default") })
+}
+
+// testDocuments checks that the API server accepts every policy in the documents, and that one with the name of a sample says
+// what the sample says, defaults included.
+func testDocuments(t *testing.T, kubectl func(t *testing.T, args ...string) string) {
+	t.Helper()
+	specs := func(path string) map[string]any {
+		specs := map[string]any{}
+		output := kubectl(t, "create", "--dry-run=server", "--output=yaml", "--filename", path)
+		for _, policy := range decode(t, path, []byte(output)) {
+			specs[policy.GetName()] = policy.Object["spec"]
+		}
+		return specs
+	}
+	kubectl(t, "delete", "certificatepolicies", "--all")
+	samples, err := filepath.Glob("samples/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{}
+	for _, sample := range samples {
+		maps.Copy(want, specs(sample))
+	}
+	documents, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared := 0
+	for _, document := range append(documents, "../README.md") {
+		for i, policy := range policiesIn(t, document) {
+			path := filepath.Join(t.TempDir(), fmt.Sprintf("%d.yaml", i))
+			if err := os.WriteFile(path, policy, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for name, got := range specs(path) {
+				if want[name] == nil {
+					continue
+				}
+				compared++
+				if diff := cmp.Diff(want[name], got); diff != "" {
+					t.Errorf("the policy %s of the samples (-) and of %s (+):\n%s", name, document, diff)
+				}
+			}
+		}
+	}
+	if compared == 0 {
+		t.Error("no document has a policy of the samples")
+	}
+}
+
+// policiesIn are the blocks of a document that are whole policies.
+func policiesIn(t *testing.T, document string) [][]byte {
+	t.Helper()
+	var policies [][]byte
+	for _, block := range strings.Split(string(read(t, document)), "\n```yaml\n")[1:] {
+		text, _, _ := strings.Cut(block, "\n```")
+		if strings.HasPrefix(text, "apiVersion: notafter.dev/v1alpha1\nkind: CertificatePolicy\n") {
+			policies = append(policies, []byte(text+"\n"))
+		}
+	}
+	return policies
 }
 
 // testMonitoring installs what docs/monitoring.md says, where the Prometheus Operator's own schemas are.
