@@ -203,8 +203,7 @@ func (e *evaluation) addStranded(subject v1alpha1.Subject, stranded []strandedNo
 // strandedFix is how the nodes of a pool with this label get client certificates again.
 func strandedFix(label string) string {
 	if label == aksPoolLabel || label == aksOldPoolLabel {
-		return "Recreate the node pool, or upgrade its node image, which reimages the nodes (az aks nodepool upgrade " +
-			"--node-image-only)."
+		return "Recreate the node pool: add one with the same settings (az aks nodepool show), then delete this one."
 	}
 	return "Reimage or replace the machines, or give their kubelets a new bootstrap token and restart them."
 }

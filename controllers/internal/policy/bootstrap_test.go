@@ -142,7 +142,7 @@ func TestNodePoolNeedsRecreation(t *testing.T) {
 			}
 			fix := "new bootstrap token"
 			if strings.HasSuffix(label, "agentpool") {
-				fix = "Recreate the node pool"
+				fix = "Recreate the node pool: add one with the same settings"
 			}
 			expectMessage(t, verdict, reason, "7 of 8 selected nodes of node pool system ("+label+")",
 				"node-2, node-3, node-4, node-5, node-6 and 2 more", "stopped", fix)

@@ -130,7 +130,7 @@ func checkKubeletSettings(e *evaluation, f *facts) {
 			Message: "The kubelet's configuration says rotateCertificates: false, so it does not renew its client certificate. " +
 				"When that expires, the kubelet cannot reach the API server: the Node turns NotReady and its Pods are no longer " +
 				"managed. Set rotateCertificates: true in the kubelet's configuration (or --rotate-certificates) and restart it; " +
-				"on AKS, upgrade the node pool's node image.",
+				"on AKS, replace the node.",
 		})
 	}
 	if e.rules.rotation != v1alpha1.ServingRotationRequired || f.self.ServingBootstrap != v1alpha1.KubeletSettingDisabled {
@@ -144,8 +144,8 @@ func checkKubeletSettings(e *evaluation, f *facts) {
 		Reason: v1alpha1.ReasonServerTLSBootstrapDisabled, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
 		Message: fmt.Sprintf("The kubelet's configuration says serverTLSBootstrap: false, so it does not request its serving "+
 			"certificate%s. Nothing renews what it serves: when that expires, %s. Set serverTLSBootstrap: true in the kubelet's "+
-			"configuration, remove tlsCertFile and restart it; on AKS, upgrade the node pool's node image.", static,
-			withoutServing),
+			"configuration, remove tlsCertFile and restart it; on AKS, replace the node, or, if all of its node pool are alike, "+
+			"upgrade Kubernetes on that.", static, withoutServing),
 	})
 }
 

@@ -70,7 +70,9 @@ func TestKubeletSettings(t *testing.T) {
 		})
 	}
 	verdict := Evaluate(input(aksSpec(), off))
-	expectMessage(t, verdict, v1alpha1.ReasonServerTLSBootstrapDisabled, "in /etc/kubernetes/certs/kubeletserver.crt.")
+	expectMessage(t, verdict, v1alpha1.ReasonServerTLSBootstrapDisabled, "in /etc/kubernetes/certs/kubeletserver.crt.",
+		"on AKS, replace the node, or, if all of its node pool are alike, upgrade Kubernetes")
+	expectMessage(t, verdict, v1alpha1.ReasonClientRotationDisabled, "on AKS, replace the node.")
 	expectConditions(t, verdict, "Compliant=False/ClientRotationDisabled", "CertificatesCurrent=True/AsExpected",
 		"ServingRotationEnabled=False/ServerTLSBootstrapDisabled", "BootstrapHealthy=False/ClientRotationDisabled")
 }

@@ -123,8 +123,8 @@ func (e *evaluation) judgeSigner(f *facts) {
 		finding.Reason = v1alpha1.ReasonServingCertificateSelfSigned
 		finding.Message = fmt.Sprintf("%s serves a certificate that it signed itself%s. Clients that verify it "+
 			"refuse it, others cannot tell the kubelet from an impostor, and nothing renews it. Enable serving certificate "+
-			"rotation: serverTLSBootstrap: true in the kubelet's configuration; on AKS, upgrade the node pool's node image.",
-			f.kubelet(), issuer)
+			"rotation: serverTLSBootstrap: true in the kubelet's configuration; on AKS, node pools get it with their first "+
+			"upgrade to Kubernetes 1.27 or newer.", f.kubelet(), issuer)
 		e.add(finding)
 		return
 	}
@@ -283,7 +283,7 @@ func checkServingDisabled(e *evaluation, f *facts) {
 	}
 	finding.Message = evidence + ", although the policy wants serving certificate rotation off. Workloads that mount the " +
 		"kubelet's static serving certificate fail on such a node. Turn it off (on AKS, tag the node pool with " +
-		"aks-disable-kubelet-serving-certificate-rotation=true, which AKS ignores from 2027-04-01, and reimage it), or set " +
+		"aks-disable-kubelet-serving-certificate-rotation=true, which AKS ignores from 2027-04-01, and replace its nodes), or set " +
 		"spec.nodes.servingCertificate.rotation to Required."
 	e.add(finding)
 }
@@ -322,8 +322,8 @@ func (r *rules) labelCause(f *facts) string {
 	if r.minimumImage != "" {
 		switch compareNodeImage(f.node.NodeImageVersion, r.minimumImage) {
 		case tooOld:
-			return fmt.Sprintf("Likely cause: node image %s is older than %s. Upgrade the node image of its node pool.", image,
-				r.minimumImage)
+			return fmt.Sprintf("Likely cause: node image %s is older than %s. Upgrade Kubernetes on its node pool, or recreate "+
+				"the pool if it comes from a snapshot of that image.", image, r.minimumImage)
 		case notComparable:
 			compared = fmt.Sprintf(" Its node image version %q cannot be compared with %s.", image, r.minimumImage)
 		case sufficient:
@@ -331,10 +331,10 @@ func (r *rules) labelCause(f *facts) string {
 	}
 	if f.presented() && f.serving.Mode == v1alpha1.ServingModeClusterSigned {
 		return "Its kubelet does serve a certificate of the Cluster CA all the same: leave out " +
-			"spec.nodes.servingCertificate.label if the platform sets no such label, or reimage the node." + compared
+			"spec.nodes.servingCertificate.label if the platform sets no such label, or replace the node." + compared
 	}
 	return "The cause cannot be told from inside the cluster: the node pool may have opted out (on AKS, by the tag " +
 		"aks-disable-kubelet-serving-certificate-rotation), was never upgraded since, came from an old snapshot, or the " +
-		"cluster lacks Kubernetes RBAC." + compared + " Remove the opt-out if there is one, then upgrade the node image of " +
+		"cluster lacks Kubernetes RBAC." + compared + " Remove the opt-out if there is one, then upgrade Kubernetes on " +
 		"its node pool."
 }

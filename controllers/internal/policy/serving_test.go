@@ -181,6 +181,9 @@ func TestServingMessages(t *testing.T) {
 			"no request", func(n *Node) { alert(n); n.Observed.SigningRequests = nil },
 			v1alpha1.ReasonServingRequestMissing, []string{"serverTLSBootstrap"},
 		}, {
+			"self-signed", mode(v1alpha1.ServingModeSelfSigned), v1alpha1.ReasonServingCertificateSelfSigned,
+			[]string{"on AKS, node pools get it with their first upgrade to Kubernetes 1.27 or newer."},
+		}, {
 			"untrusted",
 			func(n *Node) {
 				mode(v1alpha1.ServingModeExternallyManaged)(n)
@@ -227,7 +230,7 @@ func expectMessage(t *testing.T, verdict Verdict, reason string, says ...string)
 }
 
 func TestLikelyCauseOfMissingLabel(t *testing.T) {
-	const notKnowable = "cannot be told from inside the cluster"
+	const notKnowable = "Remove the opt-out if there is one, then upgrade Kubernetes on its node pool."
 	for _, tc := range []struct {
 		name           string
 		kubelet, image string
@@ -238,7 +241,8 @@ func TestLikelyCauseOfMissingLabel(t *testing.T) {
 		{name: "kubelet too old", kubelet: "v1.26.3", says: "kubelet v1.26.3 is older than 1.27. Upgrade Kubernetes"},
 		{
 			name: "image too old", kubelet: "v1.31.1", image: "AKSUbuntu-2204gen2containerd-202412.10.0",
-			says: "node image AKSUbuntu-2204gen2containerd-202412.10.0 is older than 202501.12.0",
+			says: "node image AKSUbuntu-2204gen2containerd-202412.10.0 is older than 202501.12.0. Upgrade Kubernetes on its node pool, " +
+				"or recreate the pool if it comes from a snapshot",
 		},
 		{name: "neither", kubelet: "v1.31.1", image: "AKSAzureLinux-V3gen2-202602.13.5", says: notKnowable},
 		{
@@ -253,7 +257,8 @@ func TestLikelyCauseOfMissingLabel(t *testing.T) {
 		},
 		{
 			name: "rotating all the same", kubelet: "v1.31.1", image: "AKSAzureLinux-V3gen2-202602.13.5",
-			mode: v1alpha1.ServingModeClusterSigned, says: "does serve a certificate of the Cluster CA all the same",
+			mode: v1alpha1.ServingModeClusterSigned, says: "does serve a certificate of the Cluster CA all the same: leave out " +
+				"spec.nodes.servingCertificate.label if the platform sets no such label, or replace the node.",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
