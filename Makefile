@@ -220,5 +220,5 @@ deploy: ## Deploy the operator with its CRDs, running IMAGE.
 	hack/release/install.sh $(IMAGE) | kubectl apply --server-side -f -
 
 .PHONY: undeploy
-undeploy: ## Remove the operator and its CRDs, and with them every policy.
+undeploy: ## Remove the operator and its CRDs, and with them every policy. Remove components first, or their bindings stay.
 	kubectl delete --ignore-not-found -k config/default

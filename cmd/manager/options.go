@@ -48,8 +48,10 @@ type options struct {
 	logLevel  string
 }
 
-const usage = `notafter manager: watches a cluster's Nodes, kubelet signing requests and kubelet serving
-certificates, judges every CertificatePolicy and reports the verdict in its status, as Events and as metrics.
+const usage = `notafter manager: watches the certificates that a cluster lives by: the kubelets' serving and client
+certificates and their signing requests, the control plane's certificates, and the CA bundles that it trusts. It judges
+every CertificatePolicy and reports the verdict in its status, as Events and as metrics. Where a policy says so, and only
+then, it approves the kubelets' requests for serving certificates.
 
 Usage: manager [flags]
 
