@@ -219,6 +219,8 @@ uninstall: ## Remove the CRDs, and with them every policy.
 deploy: ## Deploy the operator with its CRDs, running IMAGE.
 	hack/release/install.sh $(IMAGE) | kubectl apply --server-side -f -
 
+# A component that was installed by itself goes first, by kubectl delete -k config/components/NAME. Its bindings would give their
+# powers to whoever makes a ServiceAccount of that name.
 .PHONY: undeploy
-undeploy: ## Remove the operator and its CRDs, and with them every policy. Remove components first, or their bindings stay.
+undeploy: ## Remove the operator and its CRDs, and with them every policy. First delete the components.
 	kubectl delete --ignore-not-found -k config/default

@@ -80,7 +80,13 @@ func template(t *testing.T, namespace string, set ...string) map[string]*unstruc
 // kustomized returns the objects of config/default with components.
 func kustomized(t *testing.T, components ...string) map[string]*unstructured.Unstructured {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), tool(t, "kustomize"), "build", overlay(t, components...)).Output()
+	return built(t, overlay(t, components...))
+}
+
+// built returns the objects of a kustomization.
+func built(t *testing.T, folder string) map[string]*unstructured.Unstructured {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), tool(t, "kustomize"), "build", folder).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,21 +123,43 @@ func TestChartEqualsKustomization(t *testing.T) {
 				set = append(set, value+"=true")
 				components = append(components, chartComponents[value])
 			}
-			got := template(t, "notafter-system", set...)
-			for key, object := range got {
-				withoutHelmsOwn(t, key, object)
-			}
-			want := kustomized(t, components...)
-			delete(want, "Namespace /notafter-system") // helm --create-namespace makes it
-			if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got))); diff != "" {
-				t.Errorf("objects (-kustomize build +helm template):\n%s", diff)
-			}
-			for key, object := range want {
-				if diff := cmp.Diff(object, got[key]); diff != "" {
-					t.Errorf("%s (-kustomize build +helm template):\n%s", key, diff)
-				}
-			}
+			compareChart(t, kustomized(t, components...), template(t, "notafter-system", set...))
 		})
+	}
+}
+
+// What docs/monitoring.md does by patches of a kustomization, values of the chart do.
+func TestChartMonitoringEqualsKustomization(t *testing.T) {
+	compareChart(t, built(t, "testdata/monitoring"), template(t, "notafter-system",
+		"prometheus.enabled=true", "grafana.enabled=true", `prometheus.labels={"release": "kube-prometheus-stack"}`,
+		`metrics.certificateSecret="notafter-metrics"`))
+}
+
+// compareChart compares what kustomize and Helm make.
+func compareChart(t *testing.T, want, got map[string]*unstructured.Unstructured) {
+	t.Helper()
+	for key, object := range got {
+		withoutHelmsOwn(t, key, object)
+	}
+	delete(want, "Namespace /notafter-system") // helm --create-namespace makes it
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got))); diff != "" {
+		t.Errorf("objects (-kustomize build +helm template):\n%s", diff)
+	}
+	for key, object := range want {
+		if diff := cmp.Diff(object, got[key]); diff != "" {
+			t.Errorf("%s (-kustomize build +helm template):\n%s", key, diff)
+		}
+	}
+}
+
+// Whoever looks for what belongs to notafter finds all of it by its labels.
+func TestEverythingIsLabelled(t *testing.T) {
+	for key, object := range kustomized(t, slices.Sorted(maps.Values(chartComponents))...) {
+		for _, label := range []string{"app.kubernetes.io/name", "app.kubernetes.io/part-of"} {
+			if got := object.GetLabels()[label]; got != "notafter" {
+				t.Errorf("%s has the label %s=%q", key, label, got)
+			}
+		}
 	}
 }
 
@@ -191,7 +219,8 @@ func TestChartValues(t *testing.T) {
 		`imagePullSecrets=[{"name": "registry"}]`, `replicas=1`, `args=["--log-level=debug"]`,
 		`resources={"requests": {"cpu": 1}}`, `nodeSelector={"pool": "system"}`,
 		`tolerations=[{"key": "dedicated", "operator": "Exists"}]`, `priorityClassName="system-cluster-critical"`,
-		`podAnnotations={"a": "1"}`, `podLabels={"l": "2"}`, `crds.install=false`,
+		`podAnnotations={"a": "1"}`, `podLabels={"l": "2"}`, `crds.install=false`, `serviceAccount.annotations={"s": "3"}`,
+		`metrics.certificateSecret="metrics"`,
 	}
 	for value := range chartComponents {
 		set = append(set, value+"=true")
@@ -205,6 +234,14 @@ func TestChartValues(t *testing.T) {
 			t.Errorf("%s is there although crds.install is false", key)
 		}
 	}
+	account := convert[corev1.ServiceAccount](t, objects["ServiceAccount elsewhere/notafter-controller-manager"])
+	if diff := cmp.Diff(map[string]string{"s": "3"}, account.Annotations); diff != "" {
+		t.Errorf("annotations of the ServiceAccount (-want +got):\n%s", diff)
+	}
+	if monitor := fmt.Sprint(objects["ServiceMonitor elsewhere/notafter-metrics"].Object); !strings.Contains(
+		monitor, "serverName:notafter-metrics.elsewhere.svc") {
+		t.Errorf("the metrics of another namespace are verified by %s", monitor)
+	}
 	deployment := convert[appsv1.Deployment](t, objects["Deployment elsewhere/notafter-controller-manager"])
 	pod := deployment.Spec.Template
 	container := pod.Spec.Containers[0]
@@ -217,8 +254,10 @@ func TestChartValues(t *testing.T) {
 	want := map[string]any{
 		"replicas": int32(1), "image": "registry.example:5000/notafter:v9@" + digest, "pullPolicy": corev1.PullAlways,
 		"pullSecrets": []corev1.LocalObjectReference{{Name: "registry"}},
-		"args":        []string{"--kubelet-reader-service-account=elsewhere/notafter-kubelet-reader", "--log-level=debug"},
-		"cpu":         "1", "limits": 1, "nodeSelector": map[string]string{"pool": "system"}, "toleration": "dedicated",
+		"args": []string{
+			"--kubelet-reader-service-account=elsewhere/notafter-kubelet-reader", "--metrics-cert-dir=/var/run/metrics", "--log-level=debug",
+		},
+		"cpu": "1", "limits": 1, "nodeSelector": map[string]string{"pool": "system"}, "toleration": "dedicated",
 		"priority": "system-cluster-critical", "annotation": "1", "label": "2",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -231,12 +270,53 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
+// Whatever affinity one wants, the image runs on some platforms only.
+func TestChartAffinity(t *testing.T) {
+	const zones = `[{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}, {"matchFields": [{"key": "metadata.name", ` +
+		`"operator": "In", "values": ["a"]}]}]`
+	affinity := convert[appsv1.Deployment](t, template(t, "notafter-system", `affinity={
+		"nodeAffinity": {
+			"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": `+zones+`},
+			"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {"matchExpressions": [
+				{"key": "pool", "operator": "In", "values": ["system"]}]}}]
+		},
+		"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}
+	}`)["Deployment notafter-system/notafter-controller-manager"]).Spec.Template.Spec.Affinity
+	platform := convert[appsv1.Deployment](t, objects(t, "manager/deployment.yaml")[0]).Spec.Template.Spec.Affinity.NodeAffinity.
+		RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions
+	want := &corev1.Affinity{
+		NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+				{MatchExpressions: append(slices.Clone(platform), corev1.NodeSelectorRequirement{
+					Key: "zone", Operator: corev1.NodeSelectorOpExists,
+				})},
+				{MatchExpressions: platform, MatchFields: []corev1.NodeSelectorRequirement{{
+					Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"a"},
+				}}},
+			}},
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{
+				Weight: 1, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{
+					Key: "pool", Operator: corev1.NodeSelectorOpIn, Values: []string{"system"},
+				}}},
+			}},
+		},
+		PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey: corev1.LabelHostname,
+		}}},
+	}
+	if diff := cmp.Diff(want, affinity); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 // A misspelt or misunderstood value is an error, and not a surprise.
 func TestChartRefuses(t *testing.T) {
 	for _, value := range []string{
 		`replica=1`, `image.name="x"`, `replicas="2"`, `replicas=-1`, `image.tag="a b"`, `image.digest="latest"`,
 		`image.pullPolicy="Sometimes"`, `bootstrapTokens.enabled="yes"`, `bootstrapTokens.enable=true`, `args=["log-level=debug"]`,
 		`imagePullSecrets=["registry"]`, `podLabels={"app.kubernetes.io/name": "other"}`, `crds.installs=true`, `resources.limit={}`,
+		`affinity.nodeAfinity={}`, `serviceAccount.annotation={}`, `prometheus.labels={"app.kubernetes.io/name": "other"}`,
+		`metrics.certificateSecret="A b"`,
 	} {
 		_, err := helm(t, "template", "notafter", "chart", "--set-json", value)
 		if err == nil || !strings.Contains(err.Error(), "values don't meet the specifications of the schema") {

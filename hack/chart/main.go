@@ -28,6 +28,7 @@ const (
 	cache     = ".cache"
 	templates = "config/chart/templates"
 	namespace = "notafter-system"
+	manager   = "notafter-controller-manager"
 )
 
 // components are the folders of config/components that are in the chart, and the value that switches each on.
@@ -168,8 +169,31 @@ func (o *objects) beyond(base *objects) ([]*unstructured.Unstructured, error) {
 
 // Where a line of a template is not YAML, the object has one of these in the line's place.
 const (
-	labelsMark = "zz-labels"
-	keepMark   = "zz-keep"
+	labelsMark      = "zz-labels"
+	keepMark        = "zz-keep"
+	annotationsMark = "zz-annotations"
+	selectMark      = "zz-select"
+	tlsMark         = "zz-tls"
+)
+
+// replaced are the lines that stand in a template for those with a mark.
+var replaced = strings.NewReplacer(
+	"{{", `{{ "{{" }}`,
+	namespace, "{{ .Release.Namespace }}",
+	"    "+labelsMark+`: ""`, `    {{- include "notafter.labels" . | nindent 4 }}`,
+	"    "+keepMark+`: ""`, "    {{- if .Values.crds.keep }}\n    helm.sh/resource-policy: keep\n    {{- end }}",
+	"  annotations:\n    "+annotationsMark+`: ""`,
+	"  {{- with .Values.serviceAccount.annotations }}\n  annotations:\n    {{- toYaml . | nindent 4 }}\n  {{- end }}",
+	"    "+selectMark+`: ""`, "    {{- with .Values.prometheus.labels }}\n    {{- toYaml . | nindent 4 }}\n    {{- end }}",
+	"      "+tlsMark+`: ""`, `      {{- with .Values.metrics.certificateSecret }}
+      ca:
+        secret:
+          key: ca.crt
+          name: {{ . }}
+      serverName: notafter-metrics.{{ $.Release.Namespace }}.svc
+      {{- else }}
+      insecureSkipVerify: true
+      {{- end }}`,
 )
 
 // write writes a template of the objects, which are there if the value is true.
@@ -202,20 +226,44 @@ func template(object *unstructured.Unstructured) (string, error) {
 		labels = map[string]string{}
 	}
 	labels[labelsMark] = ""
-	object.SetLabels(labels)
-	if object.GetKind() == "CustomResourceDefinition" {
+	switch object.GetKind() {
+	case "CustomResourceDefinition":
 		annotations := object.GetAnnotations()
 		annotations[keepMark] = ""
 		object.SetAnnotations(annotations)
+	case "ServiceAccount":
+		if object.GetName() == manager {
+			object.SetAnnotations(map[string]string{annotationsMark: ""})
+		}
+	case "PrometheusRule":
+		labels[selectMark] = ""
+	case "ServiceMonitor":
+		labels[selectMark] = ""
+		if err := markTLS(object); err != nil {
+			return "", err
+		}
 	}
+	object.SetLabels(labels)
 	text, err := yaml.Marshal(object.Object)
 	if err != nil {
 		return "", err
 	}
-	return strings.NewReplacer(
-		"{{", `{{ "{{" }}`,
-		namespace, "{{ .Release.Namespace }}",
-		"    "+labelsMark+`: ""`, `    {{- include "notafter.labels" . | nindent 4 }}`,
-		"    "+keepMark+`: ""`, "    {{- if .Values.crds.keep }}\n    helm.sh/resource-policy: keep\n    {{- end }}",
-	).Replace(string(text)), nil
+	return replaced.Replace(string(text)), nil
+}
+
+// markTLS puts a mark into the place of what a ServiceMonitor says of the endpoint's certificate.
+func markTLS(object *unstructured.Unstructured) error {
+	endpoints, _, err := unstructured.NestedSlice(object.Object, "spec", "endpoints")
+	if err != nil {
+		return err
+	}
+	for _, endpoint := range endpoints {
+		unverified := map[string]any{"insecureSkipVerify": true}
+		if settings, _ := endpoint.(map[string]any); reflect.DeepEqual(settings["tlsConfig"], unverified) {
+			settings["tlsConfig"] = map[string]any{tlsMark: ""}
+			continue
+		}
+		return fmt.Errorf("ServiceMonitor %s: the template knows another tlsConfig than that of %v", object.GetName(), endpoint)
+	}
+	return unstructured.SetNestedSlice(object.Object, endpoints, "spec", "endpoints")
 }
