@@ -340,6 +340,17 @@ func TestVersionsAgree(t *testing.T) {
 	}
 }
 
+// Whoever reads what Kubernetes it takes reads the same everywhere.
+func TestKubernetesVersionsAgree(t *testing.T) {
+	wants, _ := objects(t, "chart/Chart.yaml")[0].Object["kubeVersion"].(string)
+	version := strings.TrimSuffix(strings.TrimPrefix(wants, ">="), ".0-0") // also what platforms append to it
+	for _, document := range []string{"../README.md", "../docs/guide.md", "chart/README.md"} {
+		if !bytes.Contains(read(t, document), []byte("Kubernetes "+version+" or newer")) {
+			t.Errorf("%s does not say that it needs Kubernetes %s or newer, as kubeVersion %q does", document, version, wants)
+		}
+	}
+}
+
 // Installed, upgraded and removed by Helm itself, on a real API server.
 func TestChartOnAnAPIServer(t *testing.T) {
 	c := cluster.StartForTest(t, cluster.Options{Log: t.Output()})
