@@ -19,6 +19,7 @@ func TestRunUsage(t *testing.T) {
 	}{
 		{"version", []string{"--version"}, 0, version, ""},
 		{"help", []string{"--help"}, 0, "", "--kubelet-trust-configmap"},
+		{"help on what it is for", []string{"--help"}, 0, "", "approves the kubelets' requests for serving certificates"},
 		{"unknown flag", []string{"--nope"}, exitUsage, "", "unknown flag: --nope"},
 		{"argument", []string{"cluster"}, exitUsage, "", `unexpected argument "cluster"`},
 		{"trust without namespace", []string{"--kubelet-trust-configmap=ca"}, exitUsage, "", "want namespace/name"},
