@@ -40,9 +40,14 @@ import (
 	"github.com/notafter/notafter/hack/cluster/kubelet"
 )
 
-// regranted is how long after a permission was granted its source may take to be read: the wait between two attempts grows to
-// a minute.
-const regranted = 2 * time.Minute
+const (
+	// regranted is how long after a permission was granted its source may take to be read: the wait between two attempts grows to
+	// a minute.
+	regranted = 2 * time.Minute
+	// withdrawn is how long it may take until a missing permission shows: kubelets are asked in every third probe interval, and
+	// refuse for a minute before that is believed.
+	withdrawn = 3 * time.Minute
+)
 
 // source is one thing that notafter reads and can do without.
 type source struct {
@@ -54,9 +59,24 @@ type source struct {
 	permission string
 	// unknown are the conditions that depend on it, besides Compliant.
 	unknown []string
+	// reader says that it is the account which kubelets are asked with that reads it, and not the manager.
+	reader bool
+	// token says that what it grants lives on for half an hour, in a token.
+	token bool
 	// watch makes the policy, which asks for nothing about the control plane, ask for it.
 	watch func(*v1alpha1.CertificatePolicySpec)
 }
+
+// whose is the account that the finding says to grant the permission to, if the operator runs as the user.
+func (s source) whose(user string) string {
+	if s.reader || s.token {
+		return kubeletReader.String()
+	}
+	return user
+}
+
+// kubeletReader is the account which kubelets are asked with.
+var kubeletReader = types.NamespacedName{Namespace: "notafter-system", Name: "notafter-kubelet-reader"}
 
 // sources has a row for every source. Whoever adds one to the operator adds it here.
 var sources = []source{
@@ -123,6 +143,19 @@ var sources = []source{
 		unknown: []string{v1alpha1.ConditionServingRotationEnabled},
 	},
 	{
+		resource: "nodes/metrics", reader: true, permission: "get nodes/metrics",
+		unknown: []string{v1alpha1.ConditionBootstrapHealthy},
+	},
+	{
+		resource: "nodes/configz", reader: true, permission: "get nodes/configz",
+		unknown: []string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
+		resource: "serviceaccounts/token", name: "notafter-kubelet-reader", token: true,
+		permission: "create serviceaccounts/token notafter-system/notafter-kubelet-reader",
+		unknown:    []string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionServingRotationEnabled},
+	},
+	{
 		resource: "secrets", permission: "list secrets in kube-system",
 		unknown: []string{v1alpha1.ConditionBootstrapHealthy},
 		watch: func(spec *v1alpha1.CertificatePolicySpec) {
@@ -184,7 +217,8 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		var err error
 		admin, err = client.New(elsewhere.Config(), client.Options{Scheme: controllers.NewScheme()})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "notafter-system"}})).To(Succeed())
+		Expect(admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: kubeletReader.Namespace}})).To(Succeed())
+		createKubeletReader(ctx, admin)
 		token, err := elsewhere.BootstrapToken(ctx, time.Hour)
 		Expect(err).NotTo(HaveOccurred())
 		approving, err := kubelet.StartApprover(ctx, elsewhere.Config(), kubelet.Verdict{Decision: kubelet.Approve})
@@ -213,7 +247,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			Expect(err).NotTo(HaveOccurred())
 			Expect(admin.Create(ctx, policy)).To(Succeed())
 			DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-			runOperator(user)
+			runOperator(user, askingKubelets)
 
 			By("missing the permission")
 			Eventually(func(g Gomega) {
@@ -222,11 +256,11 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 					HaveField("Reason", v1alpha1.ReasonAccessDenied),
 					HaveField("Severity", v1alpha1.SeverityUnknown),
 					HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: s.permission}),
-					HaveField("Message", And(ContainSubstring(s.permission), ContainSubstring(name), ContainSubstring("Grant"))),
+					HaveField("Message", And(ContainSubstring(s.permission), ContainSubstring(s.whose(name)), ContainSubstring("Grant"))),
 				)))
 				g.Expect(policy.Status.Nodes).To(HaveField("Selected", HaveValue(BeEquivalentTo(1))))
 				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, s.unknown)))
-			}).WithContext(ctx).Should(Succeed())
+			}).WithContext(ctx).WithTimeout(withdrawn).Should(Succeed())
 			Eventually(func(g Gomega) {
 				var list eventsv1.EventList
 				g.Expect(admin.List(ctx, &list, client.InNamespace(metav1.NamespaceDefault))).To(Succeed())
@@ -242,7 +276,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 				g.Expect(policy.Status.Findings).To(BeEmpty())
 				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
 			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
-		}, SpecTimeout(4*time.Minute))
+		}, SpecTimeout(6*time.Minute))
 	}
 
 	It("says so when permissions are withdrawn while it runs, and recovers", func(ctx SpecContext) {
@@ -250,10 +284,15 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		policy := policyFor(pool)
 		policy.Name = name
 		var permissions []string
+		var withdrawable []source
 		for _, s := range sources {
 			if s.watch != nil {
 				s.watch(&policy.Spec)
 			}
+			if s.reader || s.token { // without the Cluster CA no kubelet is asked, whoever may ask it
+				continue
+			}
+			withdrawable = append(withdrawable, s)
 			if s.url == "" { // which is asked for now and then, and not watched
 				permissions = append(permissions, s.permission)
 			}
@@ -264,7 +303,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		Expect(err).NotTo(HaveOccurred())
 		Expect(admin.Create(ctx, policy)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, func(o *controllers.Options) { o.WatchTime = watchTime })
+		runOperator(user, askingKubelets, func(o *controllers.Options) { o.WatchTime = watchTime })
 		compliant := func(g Gomega) {
 			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
 			g.Expect(policy.Status.Findings).To(BeEmpty())
@@ -273,7 +312,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		Eventually(compliant).WithContext(ctx).Should(Succeed())
 
 		By("withdrawing all that can be done without")
-		regrant(sources...)
+		regrant(withdrawable...)
 		Eventually(func(g Gomega) {
 			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
 			var denied []string
@@ -291,6 +330,42 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
 	}, SpecTimeout(4*time.Minute))
 
+	It("says so when kubelets refuse while it runs, once and of every node, and recovers", func(ctx SpecContext) {
+		const name = "refused"
+		policy := policyFor(pool)
+		policy.Name = name
+		nodesOnly(&policy.Spec)
+		regrant := grant(ctx, admin, name)
+		user, err := elsewhere.UserConfig(name)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(admin.Create(ctx, policy)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
+		runOperator(user, askingKubelets)
+		compliant := func(g Gomega) {
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+			g.Expect(policy.Status.Findings).To(BeEmpty())
+			g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
+		}
+		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+
+		By("withdrawing what the account may do that kubelets are asked with")
+		regrant(slices.DeleteFunc(slices.Clone(sources), func(s source) bool { return !s.reader })...)
+		Eventually(func(g Gomega) {
+			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
+			g.Expect(policy.Status.Findings).To(HaveExactElements(
+				HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: "get nodes/configz"}),
+				HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: "get nodes/metrics"}),
+			))
+			g.Expect(policy.Status.Nodes).To(HaveField("Unknown", HaveValue(BeEquivalentTo(1))))
+			g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy,
+				[]string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionServingRotationEnabled})))
+		}).WithContext(ctx).WithTimeout(withdrawn).Should(Succeed())
+
+		By("granting it again")
+		regrant()
+		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+	}, SpecTimeout(8*time.Minute))
+
 	It("takes nothing for true that it may not look at or write down any more, and recovers", func(ctx SpecContext) {
 		const name = "aging"
 		policy := policyFor(pool)
@@ -301,7 +376,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		Expect(err).NotTo(HaveOccurred())
 		Expect(admin.Create(ctx, policy)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, func(o *controllers.Options) { o.WatchTime = watchTime })
+		runOperator(user, askingKubelets, func(o *controllers.Options) { o.WatchTime = watchTime })
 		compliant := func(g Gomega) {
 			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
 			g.Expect(policy.Status.Findings).To(BeEmpty())
@@ -402,13 +477,46 @@ func grant(ctx context.Context, admin client.Client, user string, but ...source)
 		binding.SetNamespace(role.GetNamespace())
 		Expect(admin.Create(ctx, binding)).To(Succeed())
 	}
-	return func(but ...source) {
+	shipped = append(shipped, kubeletReaderRole())
+	regrant = func(but ...source) {
 		GinkgoHelper()
 		for _, role := range shipped {
 			Expect(admin.Update(ctx, narrowed(role, but))).To(Succeed())
 		}
 	}
+	regrant(but...)
+	return regrant
 }
+
+// createKubeletReader makes the account that kubelets are asked with, which may do what it is shipped with.
+func createKubeletReader(ctx context.Context, admin client.Client) {
+	GinkgoHelper()
+	role := kubeletReaderRole()
+	for _, object := range []client.Object{
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: kubeletReader.Namespace, Name: kubeletReader.Name}},
+		role,
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: role.GetName()},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.GetName()},
+			Subjects: []rbacv1.Subject{{
+				Kind: rbacv1.ServiceAccountKind, Namespace: kubeletReader.Namespace, Name: kubeletReader.Name,
+			}},
+		},
+	} {
+		Expect(admin.Create(ctx, object)).To(Succeed())
+	}
+}
+
+// kubeletReaderRole is what the account may do that kubelets are asked with.
+func kubeletReaderRole() client.Object {
+	GinkgoHelper()
+	found := rolesIn(filepath.Join("..", "config", "rbac", "kubelet_reader.yaml"))
+	Expect(found).To(HaveLen(1))
+	return found[0]
+}
+
+// askingKubelets has the operator ask kubelets about themselves.
+func askingKubelets(o *controllers.Options) { o.KubeletReader = kubeletReader }
 
 // narrowed is the role without what grants the sources.
 func narrowed(role client.Object, but []source) client.Object {
@@ -427,11 +535,17 @@ func narrowed(role client.Object, but []source) client.Object {
 // roles are those that the manager is shipped with.
 func roles() []client.Object {
 	GinkgoHelper()
-	var found []client.Object
-	for _, path := range []string{
+	return rolesIn(
 		filepath.Join("..", "config", "rbac", "role.yaml"),
 		filepath.Join("..", "config", "components", "bootstrap-tokens", "role.yaml"),
-	} {
+	)
+}
+
+// rolesIn are the roles in the files.
+func rolesIn(paths ...string) []client.Object {
+	GinkgoHelper()
+	var found []client.Object
+	for _, path := range paths {
 		file, err := os.ReadFile(path)
 		Expect(err).NotTo(HaveOccurred())
 		reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(file)))

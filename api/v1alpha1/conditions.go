@@ -160,11 +160,11 @@ const (
 
 // Reasons of findings about knowledge itself.
 const (
-	// ReasonProbeFailed is a kubelet that could not be asked for its serving certificate.
+	// ReasonProbeFailed is a kubelet that could not be asked for its serving certificate, or about itself.
 	ReasonProbeFailed = "ProbeFailed"
 	// ReasonAccessDenied is evidence that notafter is not allowed to read.
 	ReasonAccessDenied = "AccessDenied"
-	// ReasonNotObserved is a node that has not been observed yet.
+	// ReasonNotObserved is a node that has not been observed yet, or a kubelet that has not been asked.
 	ReasonNotObserved = "NotObserved"
 )
 

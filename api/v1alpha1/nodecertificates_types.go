@@ -154,19 +154,21 @@ type ServingStatus struct {
 
 // KubeletOutcome is how asking a kubelet about itself ended.
 //
-// +kubebuilder:validation:Enum=Read;AccessDenied;Unverified;Failed
+// +kubebuilder:validation:Enum=Read;AccessDenied;Unverified;Failed;NotAsked
 type KubeletOutcome string
 
 const (
-	// KubeletRead is a kubelet that answered.
+	// KubeletRead is a kubelet that answered all that is judged.
 	KubeletRead KubeletOutcome = "Read"
-	// KubeletAccessDenied is a kubelet that refused, a token that the API server refused to issue, or no account to ask with.
+	// KubeletAccessDenied is a kubelet that refused, or a token that the API server refused to issue.
 	KubeletAccessDenied KubeletOutcome = "AccessDenied"
 	// KubeletUnverified is a kubelet that was not asked, because its serving certificate did not verify: the token is sent
 	// over verified connections only.
 	KubeletUnverified KubeletOutcome = "Unverified"
 	// KubeletFailed is a kubelet that could not be reached, or did not answer as a kubelet does.
 	KubeletFailed KubeletOutcome = "Failed"
+	// KubeletNotAsked is a kubelet that nobody asks, because the manager runs without an account to ask with.
+	KubeletNotAsked KubeletOutcome = "NotAsked"
 )
 
 // KubeletSetting says whether a setting of the kubelet is on.
@@ -193,15 +195,27 @@ type KubeletStatus struct {
 	// +kubebuilder:validation:MaxLength=512
 	Message string `json:"message,omitempty"`
 
+	// missingPermissions are those that asking it lacks, if the outcome is AccessDenied: verb and resource, with the name of the
+	// ServiceAccount where it is for a token.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	MissingPermissions []string `json:"missingPermissions,omitempty"`
+
 	// since is when the outcome became what it is.
 	// +required
 	Since metav1.Time `json:"since,omitempty,omitzero"`
 
-	// clientRotation is rotateCertificates of the kubelet's configuration: whether it renews its client certificate.
+	// clientRotation is rotateCertificates of the kubelet's configuration: whether it renews its client certificate. Where only its
+	// metrics could be read, it is what they show.
 	// +optional
 	ClientRotation KubeletSetting `json:"clientRotation,omitempty"`
 
-	// servingBootstrap is serverTLSBootstrap of the kubelet's configuration: whether it requests its serving certificate.
+	// servingBootstrap is serverTLSBootstrap of the kubelet's configuration: whether it requests its serving certificate. Where only
+	// its metrics could be read, it is what they show.
 	// +optional
 	ServingBootstrap KubeletSetting `json:"servingBootstrap,omitempty"`
 

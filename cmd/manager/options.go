@@ -76,7 +76,8 @@ func parseFlags(args []string, out io.Writer) (*options, error) {
 	flags.StringVar(&o.trustKey, "kubelet-trust-key", "ca.crt", "key of that ConfigMap that holds the PEM certificates")
 	flags.StringVar(&kubeletReader, "kubelet-reader-service-account", "notafter-system/notafter-kubelet-reader",
 		"namespace/name of the ServiceAccount whose short-lived tokens kubelets are asked with about their rotation settings "+
-			"and renewals; it needs get on nodes/metrics and nodes/configz, and nothing else. Empty asks no kubelet")
+			"and renewals; it needs get on nodes/metrics and nodes/configz, and nothing else. Empty asks no kubelet: "+
+			"rotation is then judged by certificates alone")
 	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 64, "how many kubelets to connect to at once, 1 to 1024; "+
 		"besides, four times as many are waited for that did not answer within a second")
 	flags.BoolVar(&o.probeLoopback, "probe-loopback", false,

@@ -204,6 +204,10 @@ func serves(facts *v1alpha1.NodeCertificates, notBefore, notAfter time.Time) {
 		Mode: v1alpha1.ServingModeClusterSigned, Outcome: v1alpha1.ProbeCertificatePresented,
 		Address: "127.1.0.1:10250", NameMatch: v1alpha1.NameMatches, Since: metav1.NewTime(notBefore),
 	}
+	facts.Status.Kubelet = &v1alpha1.KubeletStatus{
+		Outcome: v1alpha1.KubeletRead, Since: metav1.NewTime(notBefore),
+		ClientRotation: v1alpha1.KubeletSettingEnabled, ServingBootstrap: v1alpha1.KubeletSettingEnabled,
+	}
 	facts.Status.Certificates = []v1alpha1.CertificateStatus{{
 		Purpose: v1alpha1.PurposeKubeletServing, Source: v1alpha1.SourceHandshake, SerialNumber: "1f",
 		SHA256: strings.Repeat("0", 64), IPAddresses: []string{"127.1.0.1"},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,8 +29,9 @@ const (
 	// sameExpiry is how far two expiries of one certificate may be apart, of which one is worked out from the time it has
 	// left: whole seconds, and the time that the answer took.
 	sameExpiry = 10 * time.Second
-	// maxFileName is the length that the API allows a file name.
-	maxFileName = 256
+	// maxFileName is the length that the API allows a file name, and maxPermission that of a permission.
+	maxFileName   = 256
+	maxPermission = 253
 	// backdated is how long before it is issued a certificate's life begins, so that clocks may differ
 	// (pkg/controller/certificates/signer in Kubernetes).
 	backdated = 5 * time.Minute
@@ -44,6 +46,8 @@ type answers struct {
 	// outcome is empty when no policy wants to know.
 	outcome v1alpha1.KubeletOutcome
 	message string
+	// missing are the permissions for want of which the outcome is AccessDenied.
+	missing []string
 	// address is where the kubelet was asked. It is not valid when the outcome was settled without asking.
 	address netip.AddrPort
 	// forget says that nobody will ask from now on, so that earlier answers would be taken for what is true today.
@@ -51,7 +55,9 @@ type answers struct {
 	// config is nil when it was not read.
 	config *kubelet.Config
 	// measured says that the metrics were read. What they don't say is nil, or zero.
-	measured                    bool
+	measured bool
+	// shown are the settings that the metrics show.
+	shown                       kubelet.Config
 	expires                     time.Time // of the client certificate
 	clientErrors, servingErrors *int64
 	// at is when the metrics were read, and before when they were read the time before; zero when they were not since this
@@ -75,7 +81,8 @@ func (a *answers) sameFacts(other *answers) bool {
 		return a == other
 	}
 	return a.outcome == other.outcome && a.message == other.message && a.measured == other.measured &&
-		a.expires.Equal(other.expires) && equality.Semantic.DeepEqual(a.config, other.config) &&
+		slices.Equal(a.missing, other.missing) && a.shown == other.shown && a.expires.Equal(other.expires) &&
+		equality.Semantic.DeepEqual(a.config, other.config) &&
 		equality.Semantic.DeepEqual(a.clientErrors, other.clientErrors) &&
 		equality.Semantic.DeepEqual(a.servingErrors, other.servingErrors)
 }
@@ -86,6 +93,9 @@ func newAnswers(result kubelet.Result, address netip.AddrPort, previous *answers
 	a := &answers{
 		outcome: result.Outcome, message: text.Field(result.Message, maxMessage), address: address, config: result.Config,
 	}
+	for _, permission := range result.Missing {
+		a.missing = append(a.missing, text.Field(permission, maxPermission))
+	}
 	if previous != nil {
 		a.at = previous.at
 	}
@@ -93,6 +103,9 @@ func newAnswers(result kubelet.Result, address netip.AddrPort, previous *answers
 		return a
 	}
 	a.measured, a.before, a.at = true, a.at, result.At
+	a.shown = kubelet.Config{
+		RotateCertificates: result.Metrics.RotateCertificates, ServerTLSBootstrap: result.Metrics.ServerTLSBootstrap,
+	}
 	a.clientErrors, a.servingErrors = result.Metrics.ClientErrors, result.Metrics.ServingErrors
 	if left := result.Metrics.ClientRemaining; left != nil {
 		a.expires = boundedTime(result.At.Add(*left)).Time
@@ -124,17 +137,23 @@ func (p *prober) settle(q question, of *record) bool {
 	case !q.wanted.kubelet:
 		of.answers = &answers{}
 	case p.ask == nil:
-		of.answers = settled(v1alpha1.KubeletAccessDenied, switchedOff)
+		of.answers = settled(v1alpha1.KubeletNotAsked, switchedOff)
 		of.answers.forget = true
 	case serving.Outcome != v1alpha1.ProbeCertificatePresented && serving.Outcome != v1alpha1.ProbeNoCertificate:
 		of.answers = settled(v1alpha1.KubeletFailed, "the TLS handshake failed, see status.serving")
-	case serving.Mode != v1alpha1.ServingModeClusterSigned || serving.NameMatch != v1alpha1.NameMatches:
+	case serving.Mode != v1alpha1.ServingModeClusterSigned || serving.NameMatch != v1alpha1.NameMatches ||
+		!validAt(of.evidence.certificate, p.clock.Now()):
 		of.answers = settled(v1alpha1.KubeletUnverified, "its serving certificate does not verify against the Cluster CA for "+
 			"its address, see status.serving, and the token is sent over verified connections only")
 	default:
 		return true
 	}
 	return false
+}
+
+// validAt says that the certificate, if there is one, is valid.
+func validAt(certificate *v1alpha1.CertificateStatus, now time.Time) bool {
+	return certificate == nil || !now.Before(certificate.NotBefore.Time) && !now.After(certificate.NotAfter.Time)
 }
 
 // plan is when a kubelet that is to be asked is due.
@@ -249,13 +268,19 @@ func (f facts) kubelet(certificates []v1alpha1.CertificateStatus) *v1alpha1.Kube
 		status = previous.DeepCopy()
 	}
 	status.Outcome, status.Message, status.Since = f.answers.outcome, f.answers.message, seconds(f.now)
+	status.MissingPermissions = slices.Clone(f.answers.missing)
 	if previous != nil && previous.Outcome == status.Outcome {
 		status.Since = previous.Since
 	}
-	if config := f.answers.config; config != nil {
+	switch config := f.answers.config; {
+	case config != nil:
 		status.ClientRotation = setting(config.RotateCertificates)
 		status.ServingBootstrap = setting(config.ServerTLSBootstrap)
 		status.TLSCertFile = text.Field(config.TLSCertFile, maxFileName)
+	case f.answers.measured:
+		// Kubelets before 1.33 show their configuration to those only who may do anything with nodes/proxy.
+		status.ClientRotation = setting(f.answers.shown.RotateCertificates)
+		status.ServingBootstrap = setting(f.answers.shown.ServerTLSBootstrap)
 	}
 	if f.answers.measured {
 		f.measure(status, certificate(certificates, v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake))

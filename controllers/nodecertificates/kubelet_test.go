@@ -64,7 +64,8 @@ func TestKubeletIsAskedAfterItVerified(t *testing.T) {
 	}
 	other := pkitest.NewCA("cluster-ca").Leaf(pkitest.IPAddresses("10.0.0.1"))
 	misnamed := testCA.Leaf(pkitest.IPAddresses("10.0.0.2"))
-	for _, leaf := range []*pkitest.Certificate{other, misnamed, pkitest.KubeletSelfSigned("one")} {
+	expired, early := leafFrom(noon.Add(-48*time.Hour)), leafFrom(noon.Add(48*time.Hour))
+	for _, leaf := range []*pkitest.Certificate{other, misnamed, pkitest.KubeletSelfSigned("one"), early, expired} {
 		a.answer = presented(leaf.Chain())
 		a.step()
 		if got := a.answers(); len(a.timeouts) != 0 || got.outcome != v1alpha1.KubeletUnverified {
@@ -111,7 +112,7 @@ func TestKubeletIsNotAskedForNothing(t *testing.T) {
 		b := newBench(t, nodeOne(), policyNamed("a"))
 		b.look()
 		found, _ := b.records.get("one", "uid-1")
-		if found.answers.outcome != v1alpha1.KubeletAccessDenied || !strings.Contains(found.answers.message, "--kubelet-reader-service-account") {
+		if found.answers.outcome != v1alpha1.KubeletNotAsked || !strings.Contains(found.answers.message, "--kubelet-reader-service-account") {
 			t.Errorf("answers = %+v", found.answers)
 		}
 	})
@@ -282,12 +283,48 @@ func TestKubeletStatus(t *testing.T) {
 		if got := next(&answers{}, time.Hour); got != nil {
 			t.Errorf("kubelet = %+v", got)
 		}
-		off := settled(v1alpha1.KubeletAccessDenied, "off")
+		off := settled(v1alpha1.KubeletNotAsked, "off")
 		off.forget = true
 		if got := next(off, time.Hour); got.ClientExpires != nil || got.ClientRotation != "" {
 			t.Errorf("kubelet = %+v", got)
 		}
 	})
+}
+
+// What /configz does not say, the metrics show.
+func TestSettingsThatMetricsShow(t *testing.T) {
+	n := newTold(t)
+	refused := func(shown kubelet.Metrics) *answers {
+		return newAnswers(kubelet.Result{
+			Outcome: v1alpha1.KubeletAccessDenied, At: noon.Add(time.Hour), Missing: []string{"get nodes/configz"}, Metrics: &shown,
+		}, somewhere, n.first)
+	}
+	on := kubelet.Metrics{RotateCertificates: true, ServerTLSBootstrap: true}
+	got := n.then(refused(on), time.Hour)
+	if got.ClientRotation != v1alpha1.KubeletSettingEnabled || got.ServingBootstrap != v1alpha1.KubeletSettingEnabled {
+		t.Errorf("kubelet = %+v", got)
+	}
+	if got.TLSCertFile != "/a" {
+		t.Errorf("forgot the file that it was told of: %+v", got)
+	}
+	if diff := cmp.Diff([]string{"get nodes/configz"}, got.MissingPermissions); diff != "" {
+		t.Error(diff)
+	}
+	got = n.then(refused(kubelet.Metrics{}), time.Hour)
+	if got.ClientRotation != v1alpha1.KubeletSettingDisabled || got.ServingBootstrap != v1alpha1.KubeletSettingDisabled {
+		t.Errorf("kubelet = %+v", got)
+	}
+	if refused(on).sameFacts(refused(kubelet.Metrics{})) {
+		t.Error("other settings are no news")
+	}
+	if got := n.then(n.first, time.Hour); got.MissingPermissions != nil {
+		t.Errorf("kubelet = %+v", got)
+	}
+	other := refused(on)
+	other.missing = []string{"get nodes/metrics"}
+	if other.sameFacts(refused(on)) {
+		t.Error("another permission is no news")
+	}
 }
 
 func TestRenewalErrors(t *testing.T) {

@@ -115,6 +115,9 @@ func (s *simulated) observed(now time.Time) policy.Node {
 	status := &v1alpha1.NodeCertificatesStatus{Serving: &v1alpha1.ServingStatus{
 		Mode: v1alpha1.ServingModeClusterSigned, Outcome: v1alpha1.ProbeCertificatePresented, Address: "10.0.0.4:10250",
 		NameMatch: v1alpha1.NameMatches, Since: metav1.NewTime(start),
+	}, Kubelet: &v1alpha1.KubeletStatus{
+		Outcome: v1alpha1.KubeletRead, Since: metav1.NewTime(start),
+		ClientRotation: v1alpha1.KubeletSettingEnabled, ServingBootstrap: v1alpha1.KubeletSettingEnabled,
 	}}
 	for _, r := range s.rotations {
 		status.Certificates = append(status.Certificates, r.certificates(now)...)

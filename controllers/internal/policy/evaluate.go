@@ -7,7 +7,7 @@
 //
 // One file holds one concern: lifetime.go the certificates' age, serving.go what the kubelets serve, signingrequest.go
 // their CertificateSigningRequests, approval.go which of those break the rules of approval, kubelet.go what kubelets say of
-// themselves, bootstrap.go how machines become and stay nodes,
+// themselves, asking.go which do not, bootstrap.go how machines become and stay nodes,
 // workload.go what relies on static files, knowing.go what could not be learnt, verdict.go and tally.go the aggregation.
 // controlplane.go and trustbundle.go judge the control plane and the CA bundles, bundleage.go the age of either.
 package policy
@@ -141,6 +141,7 @@ var checks = []check{
 	checkServingLabel,
 	checkSigningRequests,
 	checkApproval,
+	checkAsked,
 	checkKubeletSettings,
 	checkRenewals,
 	checkStranded,
@@ -157,11 +158,13 @@ func Evaluate(in Input) Verdict {
 	for i := range in.Nodes {
 		f.gather(&in.Nodes[i])
 		first := len(e.found)
+		e.elsewhere = e.elsewhere[:0]
 		for _, judge := range checks {
 			judge(e, &f)
 		}
-		e.tally.addNode(e.found[first:], e.dependsOnTrust(&f))
+		e.tally.addNode(e.found[first:], e.elsewhere)
 	}
+	e.judgeWithheld()
 	e.judgeOrphans(in.Requests)
 	e.judgeControlPlane(&in)
 	e.judgeTrustBundles(&in)
@@ -178,8 +181,10 @@ type evaluation struct {
 	now                     time.Time
 	trustError, trustSource string
 
-	next         time.Time
-	found        []rankedFinding
+	next  time.Time
+	found []rankedFinding
+	// elsewhere is what is found of the node being judged and told once for many.
+	elsewhere    []reference
 	tally        tally
 	certificates certificateTally
 
@@ -193,6 +198,8 @@ type evaluation struct {
 	unapproved map[string]*JudgedRequest
 	// stranded are the nodes that are not ready, with an expired client certificate.
 	stranded []strandedNode
+	// withheld are the permissions that are missing to ask kubelets.
+	withheld []withheld
 	// clusterSigned says that a node serves a certificate of the Cluster CA.
 	clusterSigned bool
 }

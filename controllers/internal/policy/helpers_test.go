@@ -96,6 +96,10 @@ func healthy(name string) Node {
 				Mode: v1alpha1.ServingModeClusterSigned, Outcome: v1alpha1.ProbeCertificatePresented,
 				Address: "10.0.0.4:10250", NameMatch: v1alpha1.NameMatches, Since: at(-10 * day),
 			},
+			Kubelet: &v1alpha1.KubeletStatus{
+				Outcome: v1alpha1.KubeletRead, Since: at(-10 * day),
+				ClientRotation: v1alpha1.KubeletSettingEnabled, ServingBootstrap: v1alpha1.KubeletSettingEnabled,
+			},
 			Certificates: []v1alpha1.CertificateStatus{
 				certificate(v1alpha1.PurposeKubeletServing, v1alpha1.SourceHandshake, "a1", -10*day, year-10*day),
 				certificate(v1alpha1.PurposeKubeletServing, v1alpha1.SourceSigningRequest, "a1", -10*day, year-10*day),

@@ -40,12 +40,6 @@ func (e *evaluation) checkTrust() {
 	e.tally.addOther(sourceGroup, e.found)
 }
 
-// dependsOnTrust says that the node's verdict waits for the Cluster CA: the kubelet presented a certificate that could
-// not be verified for want of it.
-func (e *evaluation) dependsOnTrust(f *facts) bool {
-	return e.trustError != "" && e.rules.rotation != v1alpha1.ServingRotationIgnored && f.unverified()
-}
-
 // unverified says that the kubelet presented a certificate, and that nobody could tell who signed it.
 func (f *facts) unverified() bool {
 	return f.presented() && f.serving.Mode == v1alpha1.ServingModeUnknown
@@ -79,7 +73,9 @@ func checkProbe(e *evaluation, f *facts) {
 	case f.presented() && (!f.unverified() || e.rules.rotation == v1alpha1.ServingRotationIgnored):
 		return
 	case f.presented() && e.trustError != "":
-		return // checkTrust has said it
+		// checkTrust has said it.
+		e.elsewhere = append(e.elsewhere, reference{serving, unknown, rankOf[v1alpha1.ReasonTrustBundleUnavailable]})
+		return
 	case f.presented():
 		what = "The serving certificate of the kubelet has not been verified against the Cluster CA"
 		fix = "If the message names a CA, that one has to be replaced; otherwise the next probe tells."

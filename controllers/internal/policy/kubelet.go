@@ -82,42 +82,6 @@ func (e *evaluation) guessed(certificate *v1alpha1.CertificateStatus, now age) s
 		"certificate of the same signer, %s.", e.learntLifetime().Round(time.Minute))
 }
 
-// judgeUnknownClient reports, where client certificate rotation is required, a kubelet of whose client certificate nothing is
-// known.
-func (e *evaluation) judgeUnknownClient(f *facts) {
-	if e.rules.clientRotation != v1alpha1.ClientRotationRequired || f.serving == nil {
-		return // a node that was not observed at all is reported as that
-	}
-	e.certificates.unknown++
-	finding := v1alpha1.Finding{
-		Reason: v1alpha1.ReasonProbeFailed, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
-	}
-	const unknown = "When the kubelet's client certificate expires is not known: no signing request for one was seen, and "
-	switch {
-	case f.self == nil:
-		finding.Reason = v1alpha1.ReasonNotObserved
-		finding.Message = unknown + "the kubelet has not been asked yet. This passes by itself within moments. If it stays, " +
-			"check the manager's log for this node."
-	case f.self.Outcome == v1alpha1.KubeletRead && f.self.ClientRotation == v1alpha1.KubeletSettingDisabled:
-		return // that is reported, and a kubelet that does not renew its certificate says nothing about it
-	case f.self.Outcome == v1alpha1.KubeletRead:
-		finding.Message = unknown + "the kubelet says nothing of its own, as if it had none that is valid. Check how it " +
-			"authenticates to the API server (its kubeconfig). If it is not by a certificate that it requests, set " +
-			"spec.nodes.clientCertificate.rotation to Ignored."
-	case f.self.Outcome == v1alpha1.KubeletAccessDenied:
-		finding.Reason = v1alpha1.ReasonAccessDenied
-		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s.", unknown, text.Phrase(f.self.Message, 2*maxPhrase))
-	default:
-		finding.Message = fmt.Sprintf("%sthe kubelet could not be asked: %s. Repair that, or, where kubelets have no client "+
-			"certificate or cannot be asked, set spec.nodes.clientCertificate.rotation to Ignored.", unknown,
-			text.Phrase(f.self.Message, 2*maxPhrase))
-	}
-	if f.self != nil {
-		finding.Since = timestamp(f.self.Since.Time)
-	}
-	e.addTo(lifetimes, finding)
-}
-
 // checkKubeletSettings reports, where rotation is required, a kubelet whose configuration says that it is off.
 func checkKubeletSettings(e *evaluation, f *facts) {
 	if f.self == nil {

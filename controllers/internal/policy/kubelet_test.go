@@ -50,15 +50,11 @@ func TestKubeletSettings(t *testing.T) {
 			want: []brief{client, serving},
 		},
 		{
-			name: "known from an earlier answer", want: []brief{client, serving},
+			name:   "known from an earlier answer",
+			want:   []brief{client, serving, ofNode(v1alpha1.ReasonProbeFailed, notKnown, "", hourAgo)},
 			change: func(n *Node) { off(n); n.Observed.Kubelet.Outcome = v1alpha1.KubeletFailed },
 		},
 		{name: "both on", change: func(n *Node) { says(n, v1alpha1.KubeletRead, nil) }},
-		{
-			name: "not said", change: func(n *Node) {
-				*says(n, v1alpha1.KubeletAccessDenied, nil) = v1alpha1.KubeletStatus{Outcome: v1alpha1.KubeletAccessDenied}
-			},
-		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			spec := aksSpec()
@@ -168,11 +164,15 @@ func TestClientCertificateInUse(t *testing.T) {
 		{
 			name:   "another was issued since the kubelet could be asked",
 			change: func(n *Node) { says(n, v1alpha1.KubeletFailed, ptrAt(time.Hour)) }, counts: "2/2/0/0/0/0",
+			want: []brief{ofNode(v1alpha1.ReasonProbeFailed, notKnown, "", hourAgo)},
 		},
 		{
 			name:   "remembered, expired, and the kubelet could not be asked",
 			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletFailed, nil) }, counts: "2/1/0/0/1/0",
-			want: []brief{ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, now.Add(-10*day).Format(time.RFC3339))},
+			want: []brief{
+				ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, now.Add(-10*day).Format(time.RFC3339)),
+				ofNode(v1alpha1.ReasonProbeFailed, notKnown, "", hourAgo),
+			},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -204,48 +204,5 @@ func TestLifetimeIsLearntFromOthers(t *testing.T) {
 			now.Add(-5 * day).Format(time.RFC3339),
 		})
 		expectMessage(t, verdict, v1alpha1.ReasonRotationDue, "same signer, 2400h0m0s.")
-	}
-}
-
-// Where a client certificate is required, one of which nothing is known is not a good one.
-func TestUnknownClientCertificate(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		change func(*Node)
-		reason string
-		since  string
-		says   string
-	}{
-		{name: "not asked yet", change: func(*Node) {}, reason: v1alpha1.ReasonNotObserved, says: "has not been asked yet"},
-		{
-			name: "may not be asked", change: func(n *Node) { says(n, v1alpha1.KubeletAccessDenied, nil) },
-			reason: v1alpha1.ReasonAccessDenied, since: hourAgo, says: "could not be asked: the error.",
-		},
-		{
-			name: "not verified", change: func(n *Node) { says(n, v1alpha1.KubeletUnverified, nil) },
-			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "could not be asked: the error.",
-		},
-		{
-			name: "does not answer", change: func(n *Node) { says(n, v1alpha1.KubeletFailed, nil) },
-			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "could not be asked: the error.",
-		},
-		{
-			name: "says infinity", change: func(n *Node) { says(n, v1alpha1.KubeletRead, nil) },
-			reason: v1alpha1.ReasonProbeFailed, since: hourAgo, says: "as if it had none that is valid",
-		},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			in := input(aksSpec(), func(n *Node) { forgetClient(n); tc.change(n) })
-			verdict := Evaluate(in)
-			expectFindings(t, verdict, ofNode(tc.reason, v1alpha1.SeverityUnknown, kubeletClient, tc.since))
-			expectMessage(t, verdict, tc.reason, tc.says)
-			expectConditions(t, verdict, "Compliant=Unknown/"+tc.reason, "CertificatesCurrent=Unknown/"+tc.reason,
-				"ServingRotationEnabled=True/AsExpected", "BootstrapHealthy=True/AsExpected")
-			if got := certified(verdict.Certificates); got != "2/1/0/0/0/1" {
-				t.Errorf("certificates = %s", got)
-			}
-			in.Spec.Nodes.ClientCertificate.Rotation = v1alpha1.ClientRotationIgnored
-			expectFindings(t, Evaluate(in))
-		})
 	}
 }

@@ -201,7 +201,7 @@ func TestWhichCertificatesAreJudged(t *testing.T) {
 			want: []brief{ofNode(v1alpha1.ReasonExpired, v1alpha1.SeverityViolation, kubeletClient, dayAgo)}, counts: "2/1/0/0/1/0",
 			next: "KubeletServing/node-1",
 		}, {
-			name: "no client certificate known", change: func(n *Node) { n.Observed.Certificates = n.Observed.Certificates[:2] },
+			name: "no client certificate known", change: func(n *Node) { forgetClient(n); n.Observed.Kubelet = nil },
 			want:   []brief{ofNode(v1alpha1.ReasonNotObserved, v1alpha1.SeverityUnknown, kubeletClient, "")},
 			counts: "2/1/0/0/0/1", next: "KubeletServing/node-1",
 		}, {

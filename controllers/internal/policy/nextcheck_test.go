@@ -116,6 +116,7 @@ func (g generator) input() Input {
 	}
 	spec.Nodes.ServingCertificate.Rotation = pick(g, v1alpha1.ServingRotationRequired, v1alpha1.ServingRotationRequired,
 		v1alpha1.ServingRotationDisabled, v1alpha1.ServingRotationIgnored)
+	spec.Nodes.ClientCertificate.Rotation = pick(g, v1alpha1.ClientRotationRequired, v1alpha1.ClientRotationIgnored)
 	spec.Nodes.SigningRequests = v1alpha1.SigningRequestsSpec{PendingTimeout: g.duration(), IssueTimeout: g.duration()}
 	in := Input{Spec: spec, Now: at(-3 * time.Hour).Time}
 	for i := range g.IntN(4) {
@@ -166,7 +167,7 @@ func (g generator) controlPlane() *ControlPlane {
 	for _, purpose := range ofControlPlane {
 		plane.Certificates = append(plane.Certificates, bundle(purpose, pick(g, "a", "b"))...)
 		if g.chance(10) {
-			plane.Unreadable = append(plane.Unreadable, Unreadable{purpose, "a", pick(g, "", "no")})
+			plane.Unreadable = append(plane.Unreadable, Unreadable{purpose, "unreadable", pick(g, "", "no")})
 		}
 	}
 	for _, address := range []string{"a", "c"} {
@@ -195,8 +196,11 @@ func (g generator) stage() v1alpha1.SigningStage {
 func (g generator) kubelet() *v1alpha1.KubeletStatus {
 	settings := []v1alpha1.KubeletSetting{"", v1alpha1.KubeletSettingEnabled, v1alpha1.KubeletSettingDisabled}
 	k := &v1alpha1.KubeletStatus{
-		Outcome: pick(g, v1alpha1.KubeletRead, v1alpha1.KubeletRead, v1alpha1.KubeletFailed, v1alpha1.KubeletAccessDenied),
-		Since:   g.instant(), ClientRotation: pick(g, settings...), ServingBootstrap: pick(g, settings...),
+		Outcome: pick(g, v1alpha1.KubeletRead, v1alpha1.KubeletRead, v1alpha1.KubeletFailed, v1alpha1.KubeletAccessDenied,
+			v1alpha1.KubeletAccessDenied, v1alpha1.KubeletUnverified, v1alpha1.KubeletNotAsked),
+		MissingPermissions: pick(g, nil, []string{getMetrics}, []string{getConfigz}, []string{getMetrics, getConfigz},
+			[]string{"create serviceaccounts/token a/b"}),
+		Since: g.instant(), ClientRotation: pick(g, settings...), ServingBootstrap: pick(g, settings...),
 	}
 	if g.chance(70) {
 		k.ClientExpires = new(g.instant())
@@ -213,6 +217,7 @@ func (g generator) kubelet() *v1alpha1.KubeletStatus {
 func (g generator) node(i int) Node {
 	n := healthy(fmt.Sprintf("node-%d", i))
 	n.Created = g.instant().Time
+	n.KubeletVersion = pick(g, "v1.32.9", "v1.33.0")
 	n.Ready = pick(g, corev1.ConditionTrue, corev1.ConditionFalse, "")
 	if g.chance(10) {
 		n.Labels = nil
@@ -228,7 +233,8 @@ func (g generator) node(i int) Node {
 				v1alpha1.ServingModeSelfSigned, v1alpha1.ServingModeUnknown),
 			Outcome: pick(g, v1alpha1.ProbeCertificatePresented, v1alpha1.ProbeCertificatePresented,
 				v1alpha1.ProbeUnreachable),
-			Since: g.instant(),
+			NameMatch: pick(g, v1alpha1.NameMatches, v1alpha1.NameMatches, v1alpha1.NameMatches, v1alpha1.NameMismatches),
+			Since:     g.instant(),
 		}
 		if g.chance(40) {
 			n.Observed.Serving.Mode, n.Observed.Serving.Outcome = v1alpha1.ServingModeNone, v1alpha1.ProbeNoCertificate

@@ -106,16 +106,21 @@ func (s *reasonSets) addAll(found []rankedFinding) {
 	}
 }
 
-// addNode counts a node by its findings. A node whose verdict waits for the Cluster CA has no finding of that, but counts
-// as if it had.
-func (t *tally) addNode(found []rankedFinding, dependsOnTrust bool) {
-	if len(found) == 0 && !dependsOnTrust {
+// reference is a finding that is not the node's, but of what its verdict and those of others wait for.
+type reference struct {
+	concerns       concern
+	severity, rank int
+}
+
+// addNode counts a node by its findings, and as if it had those that are told once for many.
+func (t *tally) addNode(found []rankedFinding, elsewhere []reference) {
+	if len(found) == 0 && len(elsewhere) == 0 {
 		return
 	}
 	var sets reasonSets
 	sets.addAll(found)
-	if dependsOnTrust {
-		sets.add(serving, unknown, rankOf[v1alpha1.ReasonTrustBundleUnavailable])
+	for _, r := range elsewhere {
+		sets.add(r.concerns, r.severity, r.rank)
 	}
 	t.add(nodeGroup, &sets)
 }

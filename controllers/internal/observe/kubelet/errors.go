@@ -8,8 +8,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"regexp"
 	"strings"
 	"syscall"
@@ -24,6 +26,7 @@ const maxMessage = 512
 var (
 	errTooLong  = errors.New("the answer is too long")
 	errStatus   = errors.New("the kubelet answers with status")
+	errAbsent   = fmt.Errorf("%w %d", errStatus, http.StatusNotFound)
 	errEncoding = errors.New("the answer is compressed, though it was asked for as it is")
 )
 
@@ -38,9 +41,12 @@ type AccessError struct {
 // Error implements error.
 func (e *AccessError) Error() string { return e.Reason }
 
-func refused(err error) bool {
-	_, ok := errors.AsType[*AccessError](err)
-	return ok
+// refused is the permission that is missing; empty when it is not that.
+func refused(err error) (permission string) {
+	if access, ok := errors.AsType[*AccessError](err); ok {
+		return access.Permission
+	}
+	return ""
 }
 
 // outcome turns errors into a result: Read when there is none.
@@ -52,6 +58,9 @@ func outcome(errs ...error) Result {
 			continue
 		}
 		parts = append(parts, cause(err))
+		if permission := refused(err); permission != "" {
+			result.Missing = append(result.Missing, permission)
+		}
 		result.TimedOut = result.TimedOut || timedOut(err)
 		// Of two, the one that somebody has to act on.
 		if result.Outcome != v1alpha1.KubeletAccessDenied {
@@ -64,7 +73,7 @@ func outcome(errs ...error) Result {
 
 func outcomeOf(err error) v1alpha1.KubeletOutcome {
 	switch {
-	case refused(err):
+	case refused(err) != "":
 		return v1alpha1.KubeletAccessDenied
 	case unverified(err):
 		return v1alpha1.KubeletUnverified

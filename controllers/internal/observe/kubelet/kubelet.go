@@ -62,10 +62,12 @@ type Target struct {
 
 // Result is what a kubelet said.
 type Result struct {
-	// Outcome is how asking it ended: Read only if all was read.
+	// Outcome is how asking it ended: Read only if all was read that there is to read.
 	Outcome v1alpha1.KubeletOutcome
 	// Message is the error, unless the outcome is Read. It holds no number that moves by itself.
 	Message string
+	// Missing are the permissions for want of which the outcome is AccessDenied.
+	Missing []string
 	// Config is what /configz says; nil when it was not read.
 	Config *Config
 	// Metrics are the series of /metrics; nil when they were not read.
@@ -123,15 +125,19 @@ func (r *Reader) read(ctx context.Context, target Target) Result {
 		return err
 	})
 	found.At = r.clock.Now()
-	if onMetrics != nil && !refused(onMetrics) {
+	if onMetrics != nil && refused(onMetrics) == "" {
 		return outcome(onMetrics)
 	}
 	onConfig := c.get(ctx, configPath, maxConfigBytes, func(body io.Reader) (err error) {
 		found.Config, err = parseConfig(body)
 		return err
 	})
+	if onMetrics == nil && errors.Is(onConfig, errAbsent) {
+		// As it is with enableDebuggingHandlers: false (pkg/kubelet/server in Kubernetes). The metrics show what is set.
+		onConfig = nil
+	}
 	ended := outcome(onMetrics, onConfig)
-	found.Outcome, found.Message, found.TimedOut = ended.Outcome, ended.Message, ended.TimedOut
+	found.Outcome, found.Message, found.Missing, found.TimedOut = ended.Outcome, ended.Message, ended.Missing, ended.TimedOut
 	return found
 }
 
@@ -223,6 +229,8 @@ func (c call) get(ctx context.Context, path string, limit int64, parse func(io.R
 		// A short answer is read, so that the connection can be used for the next request.
 		_, _ = io.CopyN(io.Discard, body, maxHeaderBytes)
 		return c.denied(path, response.StatusCode)
+	case response.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("%s: %w", path, errAbsent)
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s: %w %d", path, errStatus, response.StatusCode)
 	case response.Header.Get("Content-Encoding") != "" && response.Header.Get("Content-Encoding") != "identity":

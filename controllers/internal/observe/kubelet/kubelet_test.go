@@ -160,8 +160,10 @@ func TestRead(t *testing.T) {
 	result := read(t, address, timeout, &fixed{})
 	want := Result{
 		Outcome: v1alpha1.KubeletRead, At: now,
-		Metrics: &Metrics{ClientRemaining: new(time.Hour), ClientErrors: new(int64(2)), ServingErrors: new(int64(1))},
-		Config:  &Config{RotateCertificates: true, ServerTLSBootstrap: true, TLSCertFile: "/a"},
+		Metrics: &Metrics{
+			RotateCertificates: true, ClientRemaining: new(time.Hour), ClientErrors: new(int64(2)), ServingErrors: new(int64(1)),
+		},
+		Config: &Config{RotateCertificates: true, ServerTLSBootstrap: true, TLSCertFile: "/a"},
 	}
 	if diff := cmp.Diff(want, result); diff != "" {
 		t.Error(diff)
@@ -276,20 +278,36 @@ func TestRefusals(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		answer          func(*http.Request) string
+		missing         []string
 		says            []string
 		metrics, config bool
 		rejected        int
 	}{
-		"metrics": {refuse("403 Forbidden", metricsPath), []string{"get on nodes/metrics", "notafter-system/notafter-kubelet-reader"}, false, true, 0},
-		"configz": {refuse("403 Forbidden", configPath), []string{"get on nodes/configz", "before 1.33"}, true, false, 0},
-		"both":    {refuse("403 Forbidden", metricsPath, configPath), []string{"nodes/metrics", "nodes/configz"}, false, false, 0},
-		"token":   {refuse("401 Unauthorized", metricsPath, configPath), []string{"status 401", "authentication.webhook"}, false, false, 2},
+		"metrics": {
+			refuse("403 Forbidden", metricsPath), []string{"get nodes/metrics"},
+			[]string{"get on nodes/metrics", "notafter-system/notafter-kubelet-reader"}, false, true, 0,
+		},
+		"configz": {
+			refuse("403 Forbidden", configPath), []string{"get nodes/configz"},
+			[]string{"get on nodes/configz", "before 1.33"}, true, false, 0,
+		},
+		"both": {
+			refuse("403 Forbidden", metricsPath, configPath), []string{"get nodes/metrics", "get nodes/configz"},
+			[]string{"nodes/metrics", "nodes/configz"}, false, false, 0,
+		},
+		"token": {
+			refuse("401 Unauthorized", metricsPath, configPath), []string{"get nodes/metrics", "get nodes/configz"},
+			[]string{"status 401", "authentication.webhook"}, false, false, 2,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tokens := &fixed{}
 			result := read(t, listen(t, speakTLS(clusterCA.Leaf(good...).TLS(), io.Discard, test.answer)), timeout, tokens)
 			if result.Outcome != v1alpha1.KubeletAccessDenied || (result.Metrics != nil) != test.metrics || (result.Config != nil) != test.config {
 				t.Errorf("result = %+v", result)
+			}
+			if diff := cmp.Diff(test.missing, result.Missing); diff != "" {
+				t.Error(diff)
 			}
 			for _, part := range test.says {
 				if !strings.Contains(result.Message, part) {
@@ -304,7 +322,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("no token", func(t *testing.T) {
 		address := listen(t, speakTLS(clusterCA.Leaf(good...).TLS(), io.Discard, healthy))
 		result := read(t, address, timeout, &fixed{err: &AccessError{Permission: "create x", Reason: "grant it"}})
-		if result.Outcome != v1alpha1.KubeletAccessDenied || result.Message != "grant it" {
+		if result.Outcome != v1alpha1.KubeletAccessDenied || result.Message != "grant it" || !slices.Equal(result.Missing, []string{"create x"}) {
 			t.Errorf("result = %+v", result)
 		}
 		result = read(t, address, timeout, &fixed{err: errors.New("requesting a token: no route")})
@@ -312,6 +330,24 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("result = %+v", result)
 		}
 	})
+}
+
+// A kubelet without debugging handlers has no /configz, and says all that is judged in its metrics. One without /metrics does not.
+func TestAbsentEndpoints(t *testing.T) {
+	for absent, want := range map[string]v1alpha1.KubeletOutcome{
+		configPath: v1alpha1.KubeletRead, metricsPath: v1alpha1.KubeletFailed,
+	} {
+		address := listen(t, speakTLS(clusterCA.Leaf(good...).TLS(), io.Discard, func(request *http.Request) string {
+			if request.URL.Path == absent {
+				return "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+			}
+			return healthy(request)
+		}))
+		result := read(t, address, timeout, &fixed{})
+		if result.Outcome != want || (result.Message == "") != (want == v1alpha1.KubeletRead) || result.Config != nil {
+			t.Errorf("without %s: %+v", absent, result)
+		}
+	}
 }
 
 // endless writes until the other side has had enough.

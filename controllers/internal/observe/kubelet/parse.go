@@ -24,10 +24,12 @@ const (
 	maxErrors = 1 << 53
 )
 
-// The series of a kubelet that are about certificates, all without labels (pkg/kubelet/certificate in Kubernetes).
+// The series of a kubelet that are about certificates, all without labels (pkg/kubelet/certificate and cmd/kubelet/app in
+// Kubernetes). The first two exist only with the settings rotateCertificates and serverTLSBootstrap.
 const (
 	seriesPrefix        = "kubelet_"
 	seriesClientTTL     = "kubelet_certificate_manager_client_ttl_seconds"
+	seriesServingTTL    = "kubelet_certificate_manager_server_ttl_seconds"
 	seriesClientErrors  = "kubelet_certificate_manager_client_expiration_renew_errors"
 	seriesServingErrors = "kubelet_server_expiration_renew_errors"
 )
@@ -35,6 +37,9 @@ const (
 // Metrics are what /metrics says. A series that is absent, infinite or not a number says nothing: +Inf is what a kubelet
 // without a valid certificate gives, whatever its help text says.
 type Metrics struct {
+	// RotateCertificates and ServerTLSBootstrap say that there is the series that comes with the setting of that name, whatever
+	// its value.
+	RotateCertificates, ServerTLSBootstrap bool
 	// ClientRemaining is how long the client certificate remains valid, negative once it has expired; nil when not known.
 	ClientRemaining *time.Duration
 	// ClientErrors and ServingErrors count failures to renew, since the kubelet was started; nil when not known.
@@ -55,7 +60,9 @@ func parseMetrics(body io.Reader) (*Metrics, error) {
 		ofKubelet = true
 		switch string(bytes.TrimSuffix(name, []byte("{}"))) {
 		case seriesClientTTL:
-			metrics.ClientRemaining = remaining(rest)
+			metrics.RotateCertificates, metrics.ClientRemaining = true, remaining(rest)
+		case seriesServingTTL:
+			metrics.ServerTLSBootstrap = true
 		case seriesClientErrors:
 			metrics.ClientErrors = failures(rest)
 		case seriesServingErrors:
