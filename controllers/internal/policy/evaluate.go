@@ -150,7 +150,7 @@ var checks = []check{
 // Evaluate judges the nodes and signing requests against the spec.
 func Evaluate(in Input) Verdict {
 	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource, nodes: in.Nodes}
-	e.checkTrust()
+	e.checkTrust(in.ControlPlane)
 	e.judgeDenied(in.Denied)
 	e.judgeApprovals(&in)
 	var f facts // one for all nodes, so that a healthy node costs no allocation
