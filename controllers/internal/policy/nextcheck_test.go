@@ -264,6 +264,9 @@ func (g generator) node(i int) Node {
 			since := g.instant()
 			r.Pending, r.PendingSince = int32(1+g.IntN(2)), &since
 		}
+		if g.chance(40) {
+			r.ApprovedSince = new(g.instant())
+		}
 		r.Malformed = pick(g, "", "", "malformed")
 		n.Observed.SigningRequests = append(n.Observed.SigningRequests, r)
 	}

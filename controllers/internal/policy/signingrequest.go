@@ -55,6 +55,7 @@ func (r *Request) status() v1alpha1.SigningRequestStatus {
 	case v1alpha1.StageApproved:
 		if !r.Decided.IsZero() {
 			status.Decided = &metav1.Time{Time: r.Decided}
+			status.ApprovedSince = status.Decided
 		}
 	case v1alpha1.StageDenied, v1alpha1.StageFailed:
 		status.Refusal = &v1alpha1.SigningRefusal{
@@ -81,9 +82,7 @@ func (e *evaluation) judgeRequest(subject v1alpha1.Subject, node string, r *v1al
 	q := request{SigningRequestStatus: r, subject: subject, node: node}
 	e.judgePending(&q)
 	e.judgeRefusal(&q)
-	if r.Stage == v1alpha1.StageApproved {
-		e.judgeApproved(&q)
-	}
+	e.judgeApproved(&q)
 	if r.Malformed != "" && (r.Stage == v1alpha1.StagePending || r.Stage == v1alpha1.StageFailed) {
 		e.addRequest(&q, v1alpha1.ReasonSigningRequestMalformed, &r.Created, fmt.Sprintf(
 			"%s cannot be signed as it is: %s. %s Check the kubelet's version and configuration, and delete the request if "+
@@ -166,19 +165,34 @@ func given(refusal *v1alpha1.SigningRefusal) string {
 	return cmp.Or(reason, message)
 }
 
-// judgeApproved reports a request that was approved and not signed in time.
+// judgeApproved reports a request that was approved and not signed in time. The oldest counts: a kubelet that gave up on it, and
+// waits for its next one to be approved, waits for the same signer.
 func (e *evaluation) judgeApproved(q *request) {
-	approved := &q.Created
-	if q.Decided != nil {
-		approved = q.Decided
-	}
-	if !e.reached(approved.Add(e.rules.issueTimeout)) {
+	approved := q.approved()
+	if approved == nil || !e.reached(approved.Add(e.rules.issueTimeout)) {
 		return
+	}
+	which := q.title(q.Name)
+	if q.Stage != v1alpha1.StageApproved || q.Decided != nil && !q.Decided.Equal(approved) {
+		which = "The oldest approved CertificateSigningRequest to " + text.Phrase(q.SignerName, maxWord)
 	}
 	e.addRequest(q, v1alpha1.ReasonSigningRequestNotIssued, approved, fmt.Sprintf(
 		"%s was approved at %s, but no certificate was issued. %s The signer is down, or its CA has expired, which it does not "+
 			"report: check the csrsigning controller and the --cluster-signing flags of kube-controller-manager.",
-		q.title(q.Name), instant(approved.Time), q.effect()))
+		which, instant(approved.Time), q.effect()))
+}
+
+// approved is since when an approved request waits for its certificate; nil when none does.
+func (q *request) approved() *metav1.Time {
+	switch {
+	case q.ApprovedSince != nil:
+		return q.ApprovedSince
+	case q.Stage != v1alpha1.StageApproved:
+		return nil
+	case q.Decided != nil:
+		return q.Decided
+	}
+	return &q.Created
 }
 
 func (e *evaluation) addRequest(q *request, reason string, since *metav1.Time, message string) {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/notafter/notafter/api/v1alpha1"
 )
 
@@ -81,6 +83,18 @@ func TestSigningRequests(t *testing.T) {
 			},
 			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, twoMinutesAgo}},
 		}, {
+			name: "not issued, and another approved since", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided, r.ApprovedSince = v1alpha1.StageApproved, ptrAt(-time.Minute), ptrAt(-time.Hour)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, hourAgo}},
+			says: "The oldest approved CertificateSigningRequest to kubernetes.io/ku",
+		}, {
+			name: "not issued, and another filed since", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -time.Minute)
+				r.ApprovedSince = ptrAt(-time.Hour)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, hourAgo}}, says: "was approved at 2026-03-01T11:00:00Z",
+		}, {
 			name: "malformed", change: func(r *v1alpha1.SigningRequestStatus) {
 				pending(r, -2*time.Minute)
 				r.Malformed = "no subject alternative name"
@@ -126,6 +140,23 @@ func TestSigningRequests(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A kubelet gives up on an approved request after a quarter of an hour and files the next. That does not start the clock anew.
+func TestNotIssuedWhileTheKubeletAsksAgain(t *testing.T) {
+	since := now.Add(-16 * time.Minute).Format(time.RFC3339)
+	for _, timeout := range []time.Duration{2 * time.Minute, 15 * time.Minute, 20 * time.Minute} {
+		in := input(aksSpec(), func(n *Node) {
+			r := servingRequest(n)
+			pending(r, -time.Minute)
+			r.ApprovedSince = ptrAt(-16 * time.Minute)
+		})
+		in.Spec.Nodes.SigningRequests = v1alpha1.SigningRequestsSpec{
+			PendingTimeout: &metav1.Duration{Duration: time.Hour}, IssueTimeout: &metav1.Duration{Duration: timeout},
+		}
+		in.Now = now.Add(max(0, timeout-16*time.Minute))
+		expectFindings(t, Evaluate(in), ofNode(v1alpha1.ReasonSigningRequestNotIssued, violates, kubeletServing, since))
 	}
 }
 
