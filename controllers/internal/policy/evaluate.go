@@ -185,10 +185,10 @@ type evaluation struct {
 
 	// listed are the certificates of the control plane.
 	listed []*Certificate
-	// nodes are the selected ones, and learnt is the lifetime that their newest known client certificate shows; nil until it
-	// is asked for.
+	// nodes are the selected ones, and learnt are the lifetimes that their known client certificates show; nil until somebody
+	// asks for them.
 	nodes  []Node
-	learnt *time.Duration
+	learnt *learnt
 	// unapproved are the requests that the rules of approval stop, by node; nil if there are none.
 	unapproved map[string]*JudgedRequest
 	// stranded are the nodes that are not ready, with an expired client certificate.

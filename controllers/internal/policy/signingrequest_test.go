@@ -143,6 +143,88 @@ func TestSigningRequests(t *testing.T) {
 	}
 }
 
+// Whoever uses a certificate that was issued after a refusal is past it, seen or not.
+func TestRefusalIsOver(t *testing.T) {
+	serves := func(issued time.Duration) func(*Node) {
+		return func(n *Node) { served(n).NotBefore = at(issued - backdated) }
+	}
+	// The kubelet says that the client certificate in use expires a year after it was issued so long ago.
+	uses := func(issued time.Duration) func(*Node) {
+		return func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(year+issued-backdated)) }
+	}
+	known := func(n *Node) { client(n).NotBefore, client(n).NotAfter = at(-300*day), at(65*day) }
+	both := func(changes ...func(*Node)) func(*Node) {
+		return func(n *Node) {
+			for _, change := range changes {
+				change(n)
+			}
+		}
+	}
+	const refusedAt = -10 * day
+	for _, tc := range []struct {
+		name    string
+		of      func(*Node) *v1alpha1.SigningRequestStatus
+		change  func(*Node)
+		refused bool
+	}{
+		{name: "served since", of: servingRequest, change: serves(refusedAt + 1)},
+		{name: "served before", of: servingRequest, change: serves(refusedAt), refused: true},
+		{
+			name: "served since, when it was last seen", of: servingRequest, refused: true,
+			change: both(serves(-9*day), func(n *Node) { n.Observed.Serving.Outcome = v1alpha1.ProbeUnreachable }),
+		}, {
+			name: "served since, by itself", of: servingRequest, refused: true,
+			change: both(serves(-9*day), func(n *Node) { n.Observed.Serving.Mode = v1alpha1.ServingModeExternallyManaged }),
+		},
+		{name: "known and used", of: clientRequest, change: both(func(n *Node) {
+			client(n).NotBefore, client(n).NotAfter = at(-9*day), at(300*day)
+			says(n, v1alpha1.KubeletRead, ptrAt(300*day))
+		})},
+		{
+			name: "known, but is it used", of: clientRequest, refused: true,
+			change: func(n *Node) { client(n).NotBefore = at(-9 * day) },
+		},
+		{name: "issued unseen, since", of: clientRequest, change: both(known, uses(refusedAt+time.Minute))},
+		{name: "issued unseen, perhaps before", of: clientRequest, change: both(known, uses(refusedAt-time.Minute)), refused: true},
+		{
+			name: "uses an older one", of: clientRequest, refused: true,
+			change: both(known, func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(60*day)) }),
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for stage, reason := range map[v1alpha1.SigningStage]string{
+				v1alpha1.StageDenied: v1alpha1.ReasonSigningRequestDenied, v1alpha1.StageFailed: v1alpha1.ReasonSigningRequestFailed,
+			} {
+				for _, recorded := range []bool{true, false} {
+					verdict := Evaluate(input(aksSpec(), func(n *Node) {
+						r := tc.of(n)
+						refused(r, stage)
+						r.Decided, r.Refusal.Time, r.Created, r.Malformed = ptrAt(refusedAt), at(refusedAt), at(refusedAt), "odd"
+						if !recorded {
+							r.Refusal = nil
+						}
+						tc.change(n)
+					}))
+					want := map[string]bool{
+						reason: tc.refused, v1alpha1.ReasonSigningRequestMalformed: tc.refused && stage == v1alpha1.StageFailed,
+					}
+					for _, f := range verdict.Findings {
+						if found, about := want[f.Reason]; about && !found {
+							t.Errorf("%s: %s", f.Reason, f.Message)
+						}
+						delete(want, f.Reason)
+					}
+					for missing, wanted := range want {
+						if wanted {
+							t.Errorf("no %s", missing)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
 // A kubelet gives up on an approved request after a quarter of an hour and files the next. That does not start the clock anew.
 func TestNotIssuedWhileTheKubeletAsksAgain(t *testing.T) {
 	since := now.Add(-16 * time.Minute).Format(time.RFC3339)
