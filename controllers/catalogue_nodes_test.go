@@ -57,6 +57,8 @@ type breakage struct {
 	severity v1alpha1.Severity
 	// purpose is what the certificate concerned is for: serving, if nothing is said.
 	purpose v1alpha1.CertificatePurpose
+	// says is what the message says that others of the reason do not.
+	says string
 	// options is how the node starts, where that is not in good order. unserved says that it has no certificate to serve then.
 	options  func(*stage, *kubelet.Options)
 	unserved bool
@@ -84,7 +86,7 @@ func (b *breakage) node() string { return b.pool() + "-0" }
 // finding is what the policy has to say while the node is broken.
 func (b *breakage) finding() v1alpha1.Finding {
 	finding := v1alpha1.Finding{
-		Reason: b.reason, Severity: b.severity, Certificate: b.purpose,
+		Reason: b.reason, Severity: b.severity, Certificate: b.purpose, Message: b.says,
 		Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: b.node()},
 	}
 	if b.reason == v1alpha1.ReasonNodePoolNeedsRecreation {
@@ -340,12 +342,13 @@ func (s *stage) start(ctx context.Context, b *breakage) {
 	Expect(s.admin.Create(ctx, policy)).To(Succeed())
 }
 
-// expectFinding waits for a finding with the same reason, severity, subject and purpose.
+// expectFinding waits for a finding with the same reason, severity, subject and purpose, and this in its message.
 func (s *stage) expectFinding(ctx context.Context, policy string, finding v1alpha1.Finding) {
 	GinkgoHelper()
 	Eventually(s.get(policy)).WithContext(ctx).Should(HaveField("Status.Findings", ContainElement(And(
 		HaveField("Reason", finding.Reason), HaveField("Severity", finding.Severity),
 		HaveField("Subject", finding.Subject), HaveField("Certificate", finding.Certificate),
+		HaveField("Message", ContainSubstring(finding.Message)),
 	))))
 }
 

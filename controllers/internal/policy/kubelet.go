@@ -73,12 +73,17 @@ func (e *evaluation) learntLifetimes() learnt {
 	return lifetimes
 }
 
+// lifetimeGuessed says that of a certificate only the expiry is known, and its lifetime is taken to be that of others.
+func lifetimeGuessed(certificate *v1alpha1.CertificateStatus) bool {
+	return certificate.Source == "" && !certificate.NotBefore.IsZero()
+}
+
 // guessed says, at the end of a message, how the lifetime of a certificate of which only the expiry is known was come by.
 func (e *evaluation) guessed(certificate *v1alpha1.CertificateStatus, now age) string {
 	switch {
 	case certificate.Source != "" || now != ageDue && now != ageOverdue:
 		return ""
-	case certificate.NotBefore.IsZero():
+	case now == ageOverdue:
 		return fmt.Sprintf(" When it was issued is not known, so that it is judged by %s.minimumRemaining only.",
 			e.rules.nodes.field)
 	}

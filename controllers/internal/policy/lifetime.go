@@ -95,6 +95,10 @@ func checkClientLifetime(e *evaluation, f *facts) {
 	case e.outlived(f, certificate):
 		e.certificates.unknown++
 		e.addOutlived(f, certificate)
+	case e.perhapsOverdue(certificate):
+		e.certificates.unknown++
+		e.certificates.expiring(f.node.Name, certificate.Purpose, certificate.NotAfter.Time)
+		e.addPerhapsOverdue(f, certificate)
 	default:
 		e.certificates.count(e.judgeAge(f, certificate))
 	}
@@ -120,9 +124,46 @@ func (e *evaluation) addOutlived(f *facts, certificate *v1alpha1.CertificateStat
 	})
 }
 
+// kubeletAges are the instants at which a kubelet's certificate gets older. Where its lifetime is a guess, so is the instant at
+// which it is due, which only informs. Nothing worse follows from a guess: the signer may have been set to issue certificates
+// for longer, or for less long, since.
+func (e *evaluation) kubeletAges(certificate *v1alpha1.CertificateStatus) ages {
+	a := e.rules.nodes.agesOf(certificate.NotBefore.Time, certificate.NotAfter.Time)
+	if lifetimeGuessed(certificate) {
+		a.valid, a.overdue = time.Time{}, e.rules.nodes.agesOf(time.Time{}, certificate.NotAfter.Time).overdue
+	}
+	return a
+}
+
+// perhapsOverdue says that a certificate would be overdue, if the guess at its lifetime is right, and is not by anything else.
+func (e *evaluation) perhapsOverdue(certificate *v1alpha1.CertificateStatus) bool {
+	return lifetimeGuessed(certificate) && !e.reached(e.kubeletAges(certificate).overdue) &&
+		e.reached(e.rules.nodes.overdueAt(certificate))
+}
+
+// overdueAt is the instant at which so much of a certificate's life is over that it is overdue.
+func (x *expiry) overdueAt(certificate *v1alpha1.CertificateStatus) time.Time {
+	life := pki.Lifetime{NotBefore: certificate.NotBefore.Time, NotAfter: certificate.NotAfter.Time}
+	return life.At(x.overduePercent)
+}
+
+func (e *evaluation) addPerhapsOverdue(f *facts, certificate *v1alpha1.CertificateStatus) {
+	since := e.rules.nodes.overdueAt(certificate)
+	e.addTo(lifetimes, v1alpha1.Finding{
+		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
+		Since: timestamp(since), NotAfter: timestamp(certificate.NotAfter.Time),
+		Message: fmt.Sprintf("When the client certificate that the kubelet says it uses was issued is not known, so that it may be "+
+			"overdue. If it lives for as long as the newest known one of the same signer, %s, it passed %d %% of that at %s and "+
+			"was not renewed; it expires at %s. Check the kubelet's signing requests (kubectl get csr) and its log, unless "+
+			"certificates used to live for less long. At its next renewal it will be known.",
+			e.learntLifetimes().newest.Round(time.Minute), e.rules.nodes.overduePercent, instant(since),
+			instant(certificate.NotAfter.Time)),
+	})
+}
+
 // judgeAge adds at most one finding, the worst, about a certificate's age.
 func (e *evaluation) judgeAge(f *facts, certificate *v1alpha1.CertificateStatus) age {
-	a := e.rules.nodes.agesOf(certificate.NotBefore.Time, certificate.NotAfter.Time)
+	a := e.kubeletAges(certificate)
 	now := e.age(a)
 	switch now {
 	case ageCurrent, ageDue, ageOverdue:
