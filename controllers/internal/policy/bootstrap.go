@@ -99,13 +99,14 @@ func (e *evaluation) judgeRegistration(r *Request) {
 	e.tally.addOther(requestGroup, e.found[first:])
 }
 
-// checkStranded notes a node that is not ready and whose client certificate has expired, as far as anybody knows.
+// checkStranded notes a node that is not ready and whose client certificate has expired, as far as anybody knows: its kubelet has
+// not been heard of since.
 func checkStranded(e *evaluation, f *facts) {
 	if f.node.Ready != corev1.ConditionFalse && f.node.Ready != corev1.ConditionUnknown {
 		return
 	}
 	expires, ok := f.clientExpires()
-	if ok && e.reached(expires.Add(time.Nanosecond)) {
+	if ok && !f.node.heardAfter(expires) && e.reached(expires.Add(time.Nanosecond)) {
 		e.stranded = append(e.stranded, strandedNode{node: f.node, expired: expires})
 	}
 }

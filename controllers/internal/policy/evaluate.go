@@ -41,6 +41,9 @@ type Node struct {
 	// Ready is the status of the Node's condition Ready, and ReadySince when it became that; empty and zero while it has none.
 	Ready      corev1.ConditionStatus
 	ReadySince time.Time
+	// Heard is when the kubelet of a Node that is not ready last reported to the API server, or some time before; zero when it
+	// never did. While a Node is ready that moves all the time, and is left out.
+	Heard time.Time
 	// Observed is the status of the node's NodeCertificates; nil until there is one.
 	Observed *v1alpha1.NodeCertificatesStatus
 }
@@ -262,6 +265,10 @@ func (f *facts) withoutCertificate() bool {
 	return f.serving != nil &&
 		(f.serving.Outcome == v1alpha1.ProbeNoCertificate || f.serving.Mode == v1alpha1.ServingModeNone)
 }
+
+// heardAfter says that the kubelet reported to the API server after the instant, clocks that differ a little included. A
+// certificate that expired then is not the one that it did so with.
+func (n *Node) heardAfter(instant time.Time) bool { return n.Heard.After(instant.Add(clockSkew)) }
 
 // subject is the node, as the subject of a finding.
 func (f *facts) subject() v1alpha1.Subject {

@@ -104,23 +104,32 @@ func checkClientLifetime(e *evaluation, f *facts) {
 	}
 }
 
-// outlived says that the Node is ready although the newest known client certificate has expired. A kubelet that has no valid
-// one cannot say that it is well, so it uses another, of which nobody knows: Kubernetes deletes a signing request an hour
+// clockSkew is how far the clock of a node may be ahead of that of the API server.
+const clockSkew = 10 * time.Minute
+
+// outlived says that the kubelet lives although the newest known client certificate has expired: the Node is ready, or it became
+// otherwise only after the kubelet had reported once more, as when the machine is restarted. A kubelet that has no valid
+// certificate cannot do that, so it uses another, of which nobody knows: Kubernetes deletes a signing request an hour
 // after it was issued, and notafter was not running then. It takes Kubernetes about a minute to see that a kubelet is silent;
 // for so long a certificate that did expire is not known, either.
 func (e *evaluation) outlived(f *facts, certificate *v1alpha1.CertificateStatus) bool {
-	return f.node.Ready == corev1.ConditionTrue && e.reached(certificate.NotAfter.Add(time.Nanosecond))
+	lives := f.node.Ready == corev1.ConditionTrue || f.node.heardAfter(certificate.NotAfter.Time)
+	return lives && e.reached(certificate.NotAfter.Add(time.Nanosecond))
 }
 
 func (e *evaluation) addOutlived(f *facts, certificate *v1alpha1.CertificateStatus) {
 	notAfter := certificate.NotAfter.Time
+	lives := "the Node is ready"
+	if f.node.Ready != corev1.ConditionTrue {
+		lives = "the kubelet has reported to the API server since"
+	}
 	e.addTo(lifetimes, v1alpha1.Finding{
 		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
 		Since: timestamp(notAfter),
-		Message: fmt.Sprintf("The newest known client certificate of the kubelet%s expired at %s, and yet the Node is ready: "+
-			"its kubelet has renewed it while notafter was not running, and when the new one expires is not known. It will be "+
+		Message: fmt.Sprintf("The newest known client certificate of the kubelet%s expired at %s, and yet %s: "+
+			"it was renewed while notafter was not running, and when the new one expires is not known. It will be "+
 			"known at the next renewal, or once notafter may read the kubelet's metrics. To forget the old one, delete the "+
-			"NodeCertificates of the node.", numbered(certificate), instant(notAfter)),
+			"NodeCertificates of the node.", numbered(certificate), instant(notAfter), lives),
 	})
 }
 

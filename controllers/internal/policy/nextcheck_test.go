@@ -214,6 +214,9 @@ func (g generator) node(i int) Node {
 	n := healthy(fmt.Sprintf("node-%d", i))
 	n.Created = g.instant().Time
 	n.Ready = pick(g, corev1.ConditionTrue, corev1.ConditionFalse, "")
+	if g.chance(50) {
+		n.Heard = g.instant().Time
+	}
 	if g.chance(10) {
 		n.Labels = nil
 	}
