@@ -266,6 +266,11 @@ func (f *facts) withoutCertificate() bool {
 		(f.serving.Outcome == v1alpha1.ProbeNoCertificate || f.serving.Mode == v1alpha1.ServingModeNone)
 }
 
+// down says that the Node is known not to be ready.
+func (n *Node) down() bool {
+	return n.Ready == corev1.ConditionFalse || n.Ready == corev1.ConditionUnknown
+}
+
 // heardAfter says that the kubelet reported to the API server after the instant, clocks that differ a little included. A
 // certificate that expired then is not the one that it did so with.
 func (n *Node) heardAfter(instant time.Time) bool { return n.Heard.After(instant.Add(clockSkew)) }

@@ -35,7 +35,7 @@ func (e *evaluation) clientInUse(f *facts) *v1alpha1.CertificateStatus {
 	expires := f.self.ClientExpires.Time
 	if f.client != nil {
 		apart := f.client.NotAfter.Sub(expires)
-		if apart.Abs() <= sameExpiry || apart > 0 && f.self.Outcome != v1alpha1.KubeletRead {
+		if apart.Abs() <= sameExpiry || apart > 0 && f.self.Outcome != v1alpha1.KubeletRead && !e.silentSince(f, expires) {
 			return f.client
 		}
 	}
@@ -44,6 +44,11 @@ func (e *evaluation) clientInUse(f *facts) *v1alpha1.CertificateStatus {
 		certificate.NotBefore = metav1.NewTime(expires.Add(-lifetime))
 	}
 	return certificate
+}
+
+// silentSince says that the certificate expired, and that the kubelet has not been heard of since.
+func (e *evaluation) silentSince(f *facts, expires time.Time) bool {
+	return f.node.down() && !f.node.heardAfter(expires) && e.reached(expires.Add(time.Nanosecond))
 }
 
 // learnt is what the known client certificates of all nodes show: how long the newest of them lives, and the longest any does.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -190,6 +191,35 @@ func TestClientCertificateInUse(t *testing.T) {
 					t.Errorf("message %q does not say %q", f.Message, tc.says)
 				}
 			}
+		})
+	}
+}
+
+// A kubelet that got a certificate and could not store it falls silent when the one that it uses expires.
+func TestIssuedClientCertificateThatWasNotStored(t *testing.T) {
+	const ago = time.Minute
+	silent := func(n *Node) {
+		says(n, v1alpha1.KubeletAccessDenied, ptrAt(-ago))
+		n.Ready, n.ReadySince, n.Heard = corev1.ConditionUnknown, now, now.Add(-2*ago)
+	}
+	since := now.Add(-ago).Format(time.RFC3339)
+	verdict := Evaluate(input(aksSpec(), silent))
+	expectFindings(t, verdict,
+		ofNode(v1alpha1.ReasonNodePoolNeedsRecreation, violates, kubeletClient, now.Format(time.RFC3339)),
+		ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, since))
+	expectMessage(t, verdict, v1alpha1.ReasonExpired,
+		"although another one (serial number b1) was issued to it, valid until 2027-02-19T")
+	if got := certified(verdict.Certificates); got != "2/1/0/0/1/0" {
+		t.Errorf("certificates = %s", got)
+	}
+	for name, change := range map[string]func(*Node){
+		"not expired yet":           func(n *Node) { n.Observed.Kubelet.ClientExpires = ptrAt(0) },
+		"ready":                     func(n *Node) { n.Ready, n.Heard = corev1.ConditionTrue, time.Time{} },
+		"heard of since":            func(n *Node) { n.Observed.Kubelet.ClientExpires = ptrAt(-day) },
+		"nobody says whether ready": func(n *Node) { n.Ready = "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			expectFindings(t, Evaluate(input(aksSpec(), func(n *Node) { silent(n); change(n) })))
 		})
 	}
 }

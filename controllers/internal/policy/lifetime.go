@@ -193,7 +193,8 @@ func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a
 	switch now {
 	case ageExpired:
 		finding.Reason, finding.Since = v1alpha1.ReasonExpired, timestamp(certificate.NotAfter.Time)
-		said = fmt.Sprintf("expired at %s. %s", instant(certificate.NotAfter.Time), expiredEffect(certificate.Purpose))
+		said = fmt.Sprintf("expired at %s. %s%s", instant(certificate.NotAfter.Time), f.unstored(certificate),
+			expiredEffect(certificate.Purpose))
 	case ageNotYetValid:
 		finding.Reason = v1alpha1.ReasonNotYetValid
 		said = fmt.Sprintf("is not valid before %s, so whoever verifies it refuses it until then. A clock is wrong: "+
@@ -210,6 +211,16 @@ func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a
 	}
 	finding.Message = f.title(certificate) + numbered(certificate) + " " + said + e.guessed(certificate, now)
 	e.add(finding)
+}
+
+// unstored says, in a sentence of a message, that another client certificate than the one that the kubelet said to use was issued
+// to it; empty if none was.
+func (f *facts) unstored(certificate *v1alpha1.CertificateStatus) string {
+	if certificate.Source != "" || f.client == nil || !f.client.NotAfter.After(certificate.NotAfter.Time) {
+		return ""
+	}
+	return fmt.Sprintf("The kubelet has been silent since, although another one%s was issued to it, valid until %s: look in its "+
+		"log for why it did not store that. ", numbered(f.client), instant(f.client.NotAfter.Time))
 }
 
 // numbered is the certificate's serial number, to follow its mention; empty when it is not known.
