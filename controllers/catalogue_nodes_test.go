@@ -55,6 +55,8 @@ type step func(ctx context.Context, s *stage, k *kubelet.Kubelet)
 type breakage struct {
 	reason   string
 	severity v1alpha1.Severity
+	// variant tells it from others of the same reason and purpose.
+	variant string
 	// purpose is what the certificate concerned is for: serving, if nothing is said.
 	purpose v1alpha1.CertificatePurpose
 	// says is what the message says that others of the reason do not.
@@ -77,7 +79,19 @@ func (b *breakage) pool() string {
 	if b.purpose == v1alpha1.PurposeKubeletClient {
 		name += "-client"
 	}
+	if b.variant != "" {
+		name += "-" + b.variant
+	}
 	return name
+}
+
+// title names it among the specs.
+func (b *breakage) title() string {
+	title := b.reason + " of " + string(b.finding().Certificate)
+	if b.variant != "" {
+		title += ", " + b.variant
+	}
+	return title
 }
 
 // node is the name of its node.
@@ -140,6 +154,11 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonServingRequestMissing, severity: v1alpha1.SeverityViolation, unserved: true,
 		options: func(_ *stage, o *kubelet.Options) { o.NoAddress = true },
 		policy:  impatient, breaks: addressUnnoticed, repair: relabel(func(map[string]string) {}),
+	}, {
+		reason: v1alpha1.ReasonServingRequestMissing, variant: "unaddressed", severity: v1alpha1.SeverityViolation, unserved: true,
+		says:    "The kubelet has filed no CertificateSigningRequest",
+		options: func(_ *stage, o *kubelet.Options) { o.NoAddress = true },
+		policy:  impatient, repair: all(addressUnnoticed, relabel(func(map[string]string) {})),
 	}, {
 		reason: v1alpha1.ReasonIssuedCertificateNotServed, severity: v1alpha1.SeverityViolation,
 		policy: impatient, breaks: serveAged(50), repair: serveOwn,
@@ -214,7 +233,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has "+b.reason+" of "+string(b.finding().Certificate), func(ctx SpecContext) {
+		It("has "+b.title(), func(ctx SpecContext) {
 			s.expectFinding(ctx, b.pool(), b.finding())
 		}, SpecTimeout(patience))
 	}
@@ -227,7 +246,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has nothing to say once "+b.reason+" of "+string(b.finding().Certificate)+" is repaired", func(ctx SpecContext) {
+		It("has nothing to say once "+b.title()+" is repaired", func(ctx SpecContext) {
 			s.expectPeace(ctx, b.pool())
 		}, SpecTimeout(repaired))
 	}

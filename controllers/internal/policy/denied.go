@@ -69,6 +69,11 @@ func (e *evaluation) addDenied(same []Denial) {
 	e.tally.addOther(sourceGroup, e.found[first:])
 }
 
+// unread says whether the requests to the signer cannot be read, for whatever reason.
+func (e *evaluation) unread(signerName string) bool {
+	return slices.ContainsFunc(e.denied, func(d Denial) bool { return d.SignerName == signerName })
+}
+
 // wants says whether certificates of any of the purposes are judged. Evidence for none in particular always is wanted.
 func (r *rules) wants(purposes []v1alpha1.CertificatePurpose) bool {
 	return len(purposes) == 0 || slices.ContainsFunc(purposes, func(purpose v1alpha1.CertificatePurpose) bool {

@@ -152,7 +152,10 @@ var checks = []check{
 
 // Evaluate judges the nodes and signing requests against the spec.
 func Evaluate(in Input) Verdict {
-	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource, nodes: in.Nodes}
+	e := &evaluation{
+		rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource,
+		nodes: in.Nodes, denied: in.Denied,
+	}
 	e.checkTrust(in.ControlPlane)
 	e.judgeDenied(in.Denied)
 	e.judgeApprovals(&in)
@@ -192,6 +195,8 @@ type evaluation struct {
 	// asks for them.
 	nodes  []Node
 	learnt *learnt
+	// denied are the permissions that are missing.
+	denied []Denial
 	// unapproved are the requests that the rules of approval stop, by node; nil if there are none.
 	unapproved map[string]*JudgedRequest
 	// stranded are the nodes that are not ready, with an expired client certificate.

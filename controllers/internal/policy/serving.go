@@ -206,14 +206,19 @@ func listed(names []string) string {
 	return text.Phrase(strings.Join(names, ", "), maxPhrase)
 }
 
-// checkServingRequest reports a kubelet without a serving certificate that never asked for one. A kubelet asks only once
-// its Node has an IP address (https://github.com/kubernetes/kubernetes/issues/125813).
+// checkServingRequest reports a kubelet without a serving certificate that never asked for one, as far as requests can be read. A
+// kubelet asks only once its Node has an IP address (https://github.com/kubernetes/kubernetes/issues/125813), and without one
+// nobody can ask it, either.
 func checkServingRequest(e *evaluation, f *facts) {
-	if e.rules.rotation != v1alpha1.ServingRotationRequired || !f.withoutCertificate() || f.servingRequest != nil ||
-		!e.old(f) {
+	missing := f.withoutCertificate() || f.unaddressed()
+	if e.rules.rotation != v1alpha1.ServingRotationRequired || !missing || f.servingRequest != nil || !e.old(f) ||
+		e.unread(certificatesv1.KubeletServingSignerName) {
 		return
 	}
-	why := "Check serverTLSBootstrap in the kubelet's configuration, and its log."
+	what, why := "The kubelet has", "Check serverTLSBootstrap in the kubelet's configuration, and its log."
+	if f.withoutCertificate() {
+		what += " no serving certificate and has"
+	}
 	if !f.node.HasAddress {
 		why = "Its Node has no IP address in status.addresses, and a kubelet asks for no serving certificate until it has " +
 			"one: check the cloud's node controller, or set the kubelet's --node-ip."
@@ -221,9 +226,15 @@ func checkServingRequest(e *evaluation, f *facts) {
 	e.add(v1alpha1.Finding{
 		Reason: v1alpha1.ReasonServingRequestMissing, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
 		Since: timestamp(f.serving.Since.Time),
-		Message: fmt.Sprintf("The kubelet has no serving certificate and has filed no CertificateSigningRequest to %s, so it "+
-			"will not get one: %s. %s", certificatesv1.KubeletServingSignerName, withoutServing, why),
+		Message: fmt.Sprintf("%s filed no CertificateSigningRequest to %s, so it will not get a serving certificate: %s. %s", what,
+			certificatesv1.KubeletServingSignerName, withoutServing, why),
 	})
+}
+
+// unaddressed says that the Node has no IP address, and that no serving certificate of its kubelet is known.
+func (f *facts) unaddressed() bool {
+	return f.serving != nil && f.serving.Outcome == v1alpha1.ProbeNoAddress && !f.node.HasAddress &&
+		f.served == nil && f.issued == nil
 }
 
 // checkServedIsIssued reports a kubelet that goes on serving another certificate after a valid one was issued to it. It

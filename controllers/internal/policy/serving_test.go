@@ -32,12 +32,21 @@ func noneEver(n *Node, age time.Duration) {
 	pending(servingRequest(n), -time.Minute)
 }
 
+// unaddressed is a kubelet that nobody can ask, and that never asked for a certificate, because its Node has no address.
+func unaddressed(n *Node) {
+	alert(n)
+	n.Observed.Serving.Mode, n.Observed.Serving.Outcome = v1alpha1.ServingModeUnknown, v1alpha1.ProbeNoAddress
+	n.HasAddress, n.Observed.Certificates = false, n.Observed.Certificates[2:]
+	n.Observed.SigningRequests = n.Observed.SigningRequests[:1]
+}
+
 // What each kubelet's handshake means under each of the three expectations of rotation.
 func TestServingCertificate(t *testing.T) {
 	missing := ofNode(v1alpha1.ReasonServingCertificateMissing, violates, kubeletServing, hourAgo)
 	unlabelled := ofNode(v1alpha1.ReasonServingLabelMissing, violates, kubeletServing, "")
 	notDisabled := ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, tenDaysAgo)
 	notObserved := ofNode(v1alpha1.ReasonNotObserved, notKnown, "", "")
+	unprobed := ofNode(v1alpha1.ReasonProbeFailed, notKnown, kubeletServing, hourAgo)
 	for _, tc := range []struct {
 		name                        string
 		change                      func(*Node)
@@ -111,6 +120,29 @@ func TestServingCertificate(t *testing.T) {
 			},
 			disabled: []brief{missing}, ignored: []brief{missing},
 		}, {
+			name: "no address, and none asked for", change: unaddressed,
+			required: []brief{ofNode(v1alpha1.ReasonServingRequestMissing, violates, kubeletServing, hourAgo), unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
+			name:     "no address, and none asked for, on a new node",
+			change:   func(n *Node) { unaddressed(n); n.Created = now.Add(-5*time.Minute + 1) },
+			required: []brief{unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
+			name:     "no kubelet port",
+			change:   func(n *Node) { unaddressed(n); n.HasAddress = true },
+			required: []brief{unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
 			name: "none, and none asked for, on a new node",
 			change: func(n *Node) {
 				noneEver(n, time.Minute)
@@ -177,6 +209,9 @@ func TestServingMessages(t *testing.T) {
 				n.HasAddress, n.Observed.SigningRequests = false, nil
 			},
 			v1alpha1.ReasonServingRequestMissing, []string{"no IP address in status.addresses", "--node-ip"},
+		}, {
+			"no address to ask at", unaddressed, v1alpha1.ReasonServingRequestMissing,
+			[]string{"The kubelet has filed no CertificateSigningRequest", "no IP address in status.addresses", "--node-ip"},
 		}, {
 			"no request", func(n *Node) { alert(n); n.Observed.SigningRequests = nil },
 			v1alpha1.ReasonServingRequestMissing, []string{"serverTLSBootstrap"},
@@ -347,4 +382,24 @@ func TestIssuedCertificateNotServed(t *testing.T) {
 		in.Now = now.Add(time.Hour)
 		expectFindings(t, Evaluate(in))
 	})
+}
+
+// Whose requests cannot be read may have filed one.
+func TestServingRequestThatNobodyCanSee(t *testing.T) {
+	for _, reason := range []string{v1alpha1.ReasonAccessDenied, v1alpha1.ReasonNotObserved} {
+		for _, change := range []func(*Node){unaddressed, func(n *Node) {
+			alert(n)
+			n.Observed.SigningRequests = nil
+		}} {
+			in := input(aksSpec(), change)
+			in.Denied = []Denial{{Permission: "list requests", Reason: reason, SignerName: servingSigner}}
+			for _, f := range Evaluate(in).Findings {
+				if f.Reason == v1alpha1.ReasonServingRequestMissing {
+					t.Errorf("%s, and: %s", reason, f.Message)
+				}
+			}
+			in.Denied[0].SignerName = clientSigner
+			expectMessage(t, Evaluate(in), v1alpha1.ReasonServingRequestMissing, "filed no CertificateSigningRequest")
+		}
+	}
 }
