@@ -179,7 +179,7 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonSigningRequestPending, severity: v1alpha1.SeverityViolation, unserved: true,
 		policy: impatient, repair: approved,
 	}, {
-		reason: v1alpha1.ReasonSigningRequestsLooping, severity: v1alpha1.SeverityViolation,
+		reason: v1alpha1.ReasonSigningRequestsLooping, severity: v1alpha1.SeverityViolation, policy: impatient,
 		breaks: all(ignored, request("z-looping-1", certificatesv1.UsageServerAuth),
 			request("z-looping-2", certificatesv1.UsageServerAuth)),
 		repair: all(withdraw("z-looping-1"), withdraw("z-looping-2")),

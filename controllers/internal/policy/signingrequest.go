@@ -144,15 +144,13 @@ func (q *request) decided() time.Time {
 // did not see, as it does not while it is down. Kubernetes deletes a request an hour after it was issued.
 func (q *request) over(then time.Time) bool { return then.Before(q.issued) }
 
-// judgePending reports requests that nobody decides on: once the oldest has waited for too long, and also, at once, when
-// there is more than one, which means that the kubelet gave up waiting for the first.
+// judgePending reports requests that nobody decides on, once the oldest has waited for too long. That there is more than one then
+// means that the kubelet gave up waiting for the first.
 func (e *evaluation) judgePending(q *request) {
-	if q.Pending == 0 || q.PendingSince == nil {
+	if q.Pending == 0 || q.PendingSince == nil || !e.reached(q.PendingSince.Add(e.rules.pendingTimeout)) {
 		return
 	}
-	if e.reached(q.PendingSince.Add(e.rules.pendingTimeout)) {
-		e.addRequest(q, v1alpha1.ReasonSigningRequestPending, q.PendingSince, q.waiting())
-	}
+	e.addRequest(q, v1alpha1.ReasonSigningRequestPending, q.PendingSince, q.waiting())
 	if q.Pending >= 2 {
 		e.addRequest(q, v1alpha1.ReasonSigningRequestsLooping, q.PendingSince, fmt.Sprintf(
 			"%d CertificateSigningRequests to %s wait for a decision, the oldest since %s: the kubelet gives up on one after "+

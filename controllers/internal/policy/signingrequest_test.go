@@ -37,11 +37,10 @@ func TestSigningRequests(t *testing.T) {
 			name: "pending for too long", change: func(r *v1alpha1.SigningRequestStatus) { pending(r, -5*time.Minute) },
 			want: []found{{v1alpha1.ReasonSigningRequestPending, fiveMinutesAgo}}, says: "kubectl certificate approve csr-",
 		}, {
-			name: "looping", change: func(r *v1alpha1.SigningRequestStatus) {
-				pending(r, -time.Minute)
+			name: "looping, in time", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -5*time.Minute+1)
 				r.Pending = 2
 			},
-			want: []found{{v1alpha1.ReasonSigningRequestsLooping, "2026-03-01T11:59:00Z"}}, says: "2 CertificateSigningRequests",
 		}, {
 			name: "looping for long", change: func(r *v1alpha1.SigningRequestStatus) {
 				pending(r, -time.Hour)
@@ -240,6 +239,26 @@ func TestNotIssuedWhileTheKubeletAsksAgain(t *testing.T) {
 		in.Now = now.Add(max(0, timeout-16*time.Minute))
 		expectFindings(t, Evaluate(in), ofNode(v1alpha1.ReasonSigningRequestNotIssued, violates, kubeletServing, since))
 	}
+}
+
+// Where people approve, a kubelet may ask again before they come to it. That is no loop yet.
+func TestPatienceWithPeopleWhoApprove(t *testing.T) {
+	in := input(aksSpec(), func(n *Node) {
+		pending(servingRequest(n), -59*time.Minute)
+		servingRequest(n).Pending = 4
+	})
+	in.Spec.Nodes.SigningRequests.PendingTimeout = &metav1.Duration{Duration: time.Hour}
+	verdict := Evaluate(in)
+	expectFindings(t, verdict)
+	if want := now.Add(time.Minute); !verdict.NextCheck.Equal(want) {
+		t.Errorf("next check %v, want %v", verdict.NextCheck, want)
+	}
+	in.Now = verdict.NextCheck
+	since := now.Add(-59 * time.Minute).Format(time.RFC3339)
+	verdict = Evaluate(in)
+	expectFindings(t, verdict, ofNode(v1alpha1.ReasonSigningRequestPending, violates, kubeletServing, since),
+		ofNode(v1alpha1.ReasonSigningRequestsLooping, violates, kubeletServing, since))
+	expectMessage(t, verdict, v1alpha1.ReasonSigningRequestsLooping, "4 CertificateSigningRequests")
 }
 
 func TestOrphans(t *testing.T) {
