@@ -239,8 +239,13 @@ func (e *evaluation) addRequest(q *request, reason string, since *metav1.Time, m
 	finding := v1alpha1.Finding{
 		Reason: reason, Subject: q.subject, Certificate: q.purpose(), Message: message, Since: timestamp(since.Time),
 	}
-	if q.orphan() {
+	switch {
+	case q.orphan():
 		finding.Severity = orphanSeverity(reason, q.SignerName)
+	case e.withdrawn(q.SignerName):
+		// It was so when requests could last be read. What became of it since, nobody knows.
+		finding.Severity = v1alpha1.SeverityUnknown
+		finding.Message = "As far as is known, since requests may not be read any more: " + finding.Message
 	}
 	e.add(finding)
 }

@@ -241,6 +241,36 @@ func TestNotIssuedWhileTheKubeletAsksAgain(t *testing.T) {
 	}
 }
 
+// What was known of a request when reading them was forbidden goes on to be told, but not as what is so.
+func TestRequestsThatMayNotBeReadAnyMore(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.SigningRequestStatus){
+		v1alpha1.ReasonSigningRequestPending: func(r *v1alpha1.SigningRequestStatus) { pending(r, -time.Hour) },
+		v1alpha1.ReasonSigningRequestNotIssued: func(r *v1alpha1.SigningRequestStatus) {
+			r.Stage, r.Decided = v1alpha1.StageApproved, ptrAt(-time.Hour)
+		},
+		v1alpha1.ReasonSigningRequestDenied: func(r *v1alpha1.SigningRequestStatus) { refused(r, v1alpha1.StageDenied) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input(aksSpec(), func(n *Node) { change(servingRequest(n)) })
+			denied := Denial{
+				Permission: "list requests", SignerName: servingSigner, Concerns: []string{v1alpha1.ConditionBootstrapHealthy},
+			}
+			in.Denied = []Denial{denied}
+			verdict := Evaluate(in)
+			expectFindings(t, verdict, ofNode(name, notKnown, kubeletServing, hourAgo),
+				brief{v1alpha1.ReasonAccessDenied, notKnown, v1alpha1.SubjectPermission, "list requests", "", ""})
+			expectMessage(t, verdict, name, "As far as is known, since requests may not be read any more: ")
+			expectConditions(t, verdict, "Compliant=Unknown/"+name, "CertificatesCurrent=True/AsExpected",
+				"ServingRotationEnabled=True/AsExpected", "BootstrapHealthy=Unknown/"+name)
+
+			denied.Reason = v1alpha1.ReasonNotObserved // as for a moment at each start
+			in.Denied = []Denial{denied}
+			expectFindings(t, Evaluate(in), ofNode(name, violates, kubeletServing, hourAgo),
+				brief{v1alpha1.ReasonNotObserved, notKnown, v1alpha1.SubjectPermission, "list requests", "", ""})
+		})
+	}
+}
+
 // Where people approve, a kubelet may ask again before they come to it. That is no loop yet.
 func TestPatienceWithPeopleWhoApprove(t *testing.T) {
 	in := input(aksSpec(), func(n *Node) {

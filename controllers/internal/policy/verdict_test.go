@@ -278,10 +278,11 @@ func TestHostileText(t *testing.T) {
 	}}
 	reasons := map[string]bool{}
 	judge := func() []v1alpha1.Finding {
-		in.TrustError = hostile
+		in.TrustError, in.Denied = hostile, nil
 		findings := Evaluate(in).Findings
 		expectDistinct(t, findings)
 		in.TrustError = "" // without the Cluster CA, nothing mismatches it
+		in.Denied = []Denial{{Permission: hostile, Message: hostile, SignerName: servingSigner}}
 		more := Evaluate(in).Findings
 		expectDistinct(t, more)
 		return append(findings, more...)
