@@ -48,8 +48,8 @@ func (c *Cluster) DropOldCA(ctx context.Context) error {
 	return c.restartControllerManager(ctx)
 }
 
-// SignWith has the controller manager sign with another certificate of the Cluster CA's key, such as one that has expired. What is
-// trusted and published stays as it is.
+// SignWith has the controller manager sign with another certificate of the Cluster CA's key, such as one that has expired.
+// What is trusted and published stays as it is.
 func (c *Cluster) SignWith(ctx context.Context, certificate *x509.Certificate) error {
 	if err := writeFile(pkiFile(c.options.Dir, clusterCA+".crt"), certPEM(certificate)); err != nil {
 		return err
