@@ -113,8 +113,9 @@ func stripNode(o any) (any, error) {
 	status.NodeInfo.KubeletVersion = node.Status.NodeInfo.KubeletVersion
 	for i := range node.Status.Conditions {
 		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady {
-			// Without its heartbeat, which moves by itself.
-			status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
+			status.Conditions = []corev1.NodeCondition{{
+				Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime, LastHeartbeatTime: c.LastHeartbeatTime,
+			}}
 		}
 	}
 	node.Status = status

@@ -32,10 +32,19 @@ const (
 var clientBreakages = []breakage{
 	{
 		reason: v1alpha1.ReasonRotationDue, severity: v1alpha1.SeverityInfo, purpose: v1alpha1.PurposeKubeletClient,
-		refused: true, peer: true, options: clientAged(85), repair: renewed,
+		refused: true, peer: true, options: clientAged(95), repair: renewed,
+		policy: func(spec *v1alpha1.NodesSpec) { // a kubelet that starts past 90 % renews at once, and at 85 % only perhaps
+			spec.Expiry = &v1alpha1.ExpirySpec{OverdueAtLifetimePercent: 99, MinimumRemaining: &metav1.Duration{}}
+		},
 	}, {
 		reason: v1alpha1.ReasonRotationOverdue, severity: v1alpha1.SeverityViolation, purpose: v1alpha1.PurposeKubeletClient,
-		refused: true, peer: true, options: clientAged(95), repair: renewed,
+		refused: true, options: clientAged(95), repair: renewed,
+		policy: func(spec *v1alpha1.NodesSpec) {
+			spec.Expiry = &v1alpha1.ExpirySpec{MinimumRemaining: &metav1.Duration{Duration: 2 * time.Hour}}
+		},
+	}, {
+		reason: v1alpha1.ReasonNotObserved, severity: v1alpha1.SeverityUnknown, purpose: v1alpha1.PurposeKubeletClient,
+		says: "so that it may be overdue", refused: true, peer: true, options: clientAged(95), repair: renewed,
 	}, {
 		reason: v1alpha1.ReasonRenewalFailing, severity: v1alpha1.SeverityViolation, purpose: v1alpha1.PurposeKubeletClient,
 		refused: true, options: clientAged(95), repair: renewed,

@@ -5,8 +5,13 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"time"
 
@@ -131,6 +136,76 @@ var _ = Describe("The catalogue of the control plane", func() {
 		}),
 	)
 
+	It("has an aggregated API whose certificate another CA signed, until it is repaired", func(ctx SpecContext) {
+		cataloguePolicy(ctx, func(spec *v1alpha1.CertificatePolicySpec) { spec.TrustBundles = v1alpha1.TrustBundlesSpec{} })
+		old, current := pkitest.NewCA("aggregated-ca", fresh()), pkitest.NewCA("aggregated-ca", fresh())
+		object := serveAggregated(ctx, old)
+		bundle := func(ca *pkitest.CA) {
+			GinkgoHelper()
+			Expect(unstructured.SetNestedField(object.Object, base64.StdEncoding.EncodeToString(ca.PEM()), "spec", "caBundle")).
+				To(Succeed())
+		}
+		bundle(current)
+		Expect(c.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) error { return client.IgnoreNotFound(c.Delete(ctx, object)) })
+		subject := v1alpha1.Subject{Kind: v1alpha1.SubjectAPIService, Name: object.GetName()}
+		expectFinding(ctx, v1alpha1.ReasonAPIServiceUnavailable, v1alpha1.SeverityViolation, subject)
+		Eventually(func(g Gomega) {
+			policy := &v1alpha1.CertificatePolicy{}
+			g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
+			g.Expect(policy.Status.Findings).To(ContainElement(HaveField("Message", ContainSubstring("The cause is a certificate"))))
+		}).WithContext(ctx).Should(Succeed())
+
+		Eventually(func(g Gomega) {
+			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+			bundle(old)
+			g.Expect(c.Update(ctx, object)).To(Succeed())
+		}).WithContext(ctx).Should(Succeed())
+		expectNothing(ctx)
+	}, SpecTimeout(2*soon))
+
+	It("has the age of each certificate of the control plane", func(ctx SpecContext) {
+		never := &metav1.Duration{}
+		cataloguePolicy(ctx, func(spec *v1alpha1.CertificatePolicySpec) {
+			spec.ControlPlane = v1alpha1.ControlPlaneSpec{Expiry: v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: never}}
+		})
+		// A fifth of their lives is over.
+		for _, judged := range []struct {
+			reason   string
+			severity v1alpha1.Severity
+			by       v1alpha1.ControlPlaneExpirySpec
+		}{
+			{v1alpha1.ReasonRotationDue, v1alpha1.SeverityInfo, v1alpha1.ControlPlaneExpirySpec{
+				WarnAtLifetimePercent: 15, OverdueAtLifetimePercent: 90, MinimumRemaining: never,
+			}},
+			{v1alpha1.ReasonRotationOverdue, v1alpha1.SeverityViolation, v1alpha1.ControlPlaneExpirySpec{
+				WarnAtLifetimePercent: 10, OverdueAtLifetimePercent: 15, MinimumRemaining: never,
+			}},
+			{v1alpha1.ReasonRotationOverdue, v1alpha1.SeverityViolation, v1alpha1.ControlPlaneExpirySpec{
+				MinimumRemaining: &metav1.Duration{Duration: 400 * 24 * time.Hour},
+			}},
+		} {
+			judgeControlPlaneBy(ctx, judged.by)
+			of := func(certificate v1alpha1.CertificatePurpose, kind v1alpha1.SubjectKind, name string) OmegaMatcher {
+				return And(HaveField("Reason", judged.reason), HaveField("Severity", judged.severity),
+					HaveField("Certificate", certificate), HaveField("Subject", v1alpha1.Subject{Kind: kind, Name: name}))
+			}
+			const published = metav1.NamespaceSystem + "/extension-apiserver-authentication"
+			Eventually(func(g Gomega) {
+				policy := &v1alpha1.CertificatePolicy{}
+				g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(ContainElements(
+					of(v1alpha1.PurposeClusterCA, v1alpha1.SubjectConfigMap, rootCA),
+					of(v1alpha1.PurposeAPIServer, v1alpha1.SubjectAPIServer, strings.TrimPrefix(server.Config().Host, "https://")),
+					of(v1alpha1.PurposeClientCA, v1alpha1.SubjectConfigMap, published),
+					of(v1alpha1.PurposeAggregationCA, v1alpha1.SubjectConfigMap, published),
+				))
+			}).WithContext(ctx).Should(Succeed())
+		}
+		judgeControlPlaneBy(ctx, v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: never})
+		expectNothing(ctx)
+	}, SpecTimeout(2*soon))
+
 	// Only where nobody publishes the Cluster CA can somebody publish another one.
 	Describe("has what is wrong with the Cluster CA, until it is repaired:", Ordered, ContinueOnFailure, func() {
 		BeforeAll(func(_ SpecContext) {
@@ -160,6 +235,22 @@ var _ = Describe("The catalogue of the control plane", func() {
 			publishCA(ctx, nil)
 			expectFinding(ctx, v1alpha1.ReasonTrustBundleUnavailable, v1alpha1.SeverityUnknown,
 				v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: rootCA})
+			publishCA(ctx, server.CACertPEM())
+			expectNothing(ctx)
+		}, SpecTimeout(soon))
+
+		It("its end", func(ctx SpecContext) {
+			current, key := server.CA()
+			publishCA(ctx, pkitest.NewCA("", pkitest.Key(key), named(current),
+				pkitest.Lifetime(current.NotBefore, time.Now().Add(-time.Minute))).PEM())
+			Eventually(func(g Gomega) {
+				policy := &v1alpha1.CertificatePolicy{}
+				g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(ContainElement(And(
+					HaveField("Reason", v1alpha1.ReasonExpired), HaveField("Severity", v1alpha1.SeverityViolation),
+					HaveField("Certificate", v1alpha1.PurposeClusterCA),
+					HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: rootCA}))))
+			}).WithContext(ctx).Should(Succeed())
 			publishCA(ctx, server.CACertPEM())
 			expectNothing(ctx)
 		}, SpecTimeout(soon))
@@ -269,6 +360,45 @@ func newAggregated(caBundle []byte) client.Object {
 			"caBundle": base64.StdEncoding.EncodeToString(caBundle),
 		},
 	}}
+}
+
+// judgeControlPlaneBy changes what the policy says about the age of the control plane's certificates.
+func judgeControlPlaneBy(ctx context.Context, expiry v1alpha1.ControlPlaneExpirySpec) {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		policy := &v1alpha1.CertificatePolicy{}
+		g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
+		policy.Spec.ControlPlane.Expiry = expiry
+		g.Expect(c.Update(ctx, policy)).To(Succeed())
+	}).WithContext(ctx).Should(Succeed())
+}
+
+// serveAggregated serves an API with a certificate of the CA, and returns an APIService for it, which is not created yet.
+func serveAggregated(ctx context.Context, ca *pkitest.CA) *unstructured.Unstructured {
+	GinkgoHelper()
+	pair := ca.Leaf(pkitest.DNSNames(catalogued+"."+metav1.NamespaceDefault+".svc"), fresh()).TLS()
+	aggregated := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "%s/v1", "resources": []}`, cataloguedGroup)
+	}))
+	aggregated.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	aggregated.StartTLS()
+	DeferCleanup(aggregated.Close)
+	port := aggregated.Listener.Addr().(*net.TCPAddr).Port
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: catalogued},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "localhost"},
+	}
+	Expect(c.Create(ctx, service)).To(Succeed())
+	DeferCleanup(func(ctx SpecContext) { Expect(c.Delete(ctx, service)).To(Succeed()) })
+	object := newAggregated(nil).(*unstructured.Unstructured)
+	Expect(unstructured.SetNestedField(object.Object, int64(port), "spec", "service", "port")).To(Succeed())
+	return object
+}
+
+// fresh is the lifetime of a certificate that is in order.
+func fresh() pkitest.Option {
+	return pkitest.Lifetime(time.Now().Add(-time.Hour), time.Now().Add(99*time.Hour))
 }
 
 // newConverted is a CustomResourceDefinition with a conversion webhook.

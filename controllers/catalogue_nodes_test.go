@@ -26,6 +26,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,8 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers"
+	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
+	"github.com/notafter/notafter/controllers/internal/policy"
 	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
 )
@@ -55,8 +58,12 @@ type step func(ctx context.Context, s *stage, k *kubelet.Kubelet)
 type breakage struct {
 	reason   string
 	severity v1alpha1.Severity
+	// variant tells it from others of the same reason and purpose.
+	variant string
 	// purpose is what the certificate concerned is for: serving, if nothing is said.
 	purpose v1alpha1.CertificatePurpose
+	// says is what the message says that others of the reason do not.
+	says string
 	// options is how the node starts, where that is not in good order. unserved says that it has no certificate to serve then.
 	options  func(*stage, *kubelet.Options)
 	unserved bool
@@ -75,7 +82,19 @@ func (b *breakage) pool() string {
 	if b.purpose == v1alpha1.PurposeKubeletClient {
 		name += "-client"
 	}
+	if b.variant != "" {
+		name += "-" + b.variant
+	}
 	return name
+}
+
+// title names it among the specs.
+func (b *breakage) title() string {
+	title := b.reason + " of " + string(b.finding().Certificate)
+	if b.variant != "" {
+		title += ", " + b.variant
+	}
+	return title
 }
 
 // node is the name of its node.
@@ -84,7 +103,7 @@ func (b *breakage) node() string { return b.pool() + "-0" }
 // finding is what the policy has to say while the node is broken.
 func (b *breakage) finding() v1alpha1.Finding {
 	finding := v1alpha1.Finding{
-		Reason: b.reason, Severity: b.severity, Certificate: b.purpose,
+		Reason: b.reason, Severity: b.severity, Certificate: b.purpose, Message: b.says,
 		Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: b.node()},
 	}
 	if b.reason == v1alpha1.ReasonNodePoolNeedsRecreation {
@@ -101,6 +120,10 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 	{
 		reason: v1alpha1.ReasonExpired, severity: v1alpha1.SeverityViolation,
 		breaks: serveAged(150), repair: serveOwn,
+	}, {
+		reason: v1alpha1.ReasonExpired, variant: "self-signed", severity: v1alpha1.SeverityViolation,
+		policy: func(spec *v1alpha1.NodesSpec) { spec.ServingCertificate.Rotation = v1alpha1.ServingRotationIgnored },
+		breaks: serveSelfSigned(366 * 24 * time.Hour), repair: serveSelfSigned(0),
 	}, {
 		reason: v1alpha1.ReasonRotationOverdue, severity: v1alpha1.SeverityViolation,
 		breaks: serveAged(95), repair: serveOwn,
@@ -121,12 +144,13 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonServingCertificateUntrusted, severity: v1alpha1.SeverityViolation,
 		breaks: serveForeign, repair: serveOwn,
 	}, {
-		reason: v1alpha1.ReasonServingCertificateNameMismatch, severity: v1alpha1.SeverityViolation,
+		reason: v1alpha1.ReasonServingCertificateNameMismatch, severity: v1alpha1.SeverityViolation, policy: impatient,
 		breaks: serveMisnamed, repair: serveOwn,
 	}, {
 		reason: v1alpha1.ReasonServingLabelMissing, severity: v1alpha1.SeverityViolation,
 		policy: func(spec *v1alpha1.NodesSpec) {
 			spec.ServingCertificate.Label = &v1alpha1.NodeLabel{Key: kubelet.LabelServingCA, Value: "cluster"}
+			spec.StaticServingMounts = v1alpha1.WatchWatched
 		},
 		breaks: relabel(func(labels map[string]string) { delete(labels, kubelet.LabelServingCA) }),
 		repair: relabel(func(labels map[string]string) { labels[kubelet.LabelServingCA] = "cluster" }),
@@ -138,6 +162,11 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonServingRequestMissing, severity: v1alpha1.SeverityViolation, unserved: true,
 		options: func(_ *stage, o *kubelet.Options) { o.NoAddress = true },
 		policy:  impatient, breaks: addressUnnoticed, repair: relabel(func(map[string]string) {}),
+	}, {
+		reason: v1alpha1.ReasonServingRequestMissing, variant: "unaddressed", severity: v1alpha1.SeverityViolation, unserved: true,
+		says:    "The kubelet has filed no CertificateSigningRequest",
+		options: func(_ *stage, o *kubelet.Options) { o.NoAddress = true },
+		policy:  impatient, repair: all(addressUnnoticed, relabel(func(map[string]string) {})),
 	}, {
 		reason: v1alpha1.ReasonIssuedCertificateNotServed, severity: v1alpha1.SeverityViolation,
 		policy: impatient, breaks: serveAged(50), repair: serveOwn,
@@ -158,7 +187,7 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonSigningRequestPending, severity: v1alpha1.SeverityViolation, unserved: true,
 		policy: impatient, repair: approved,
 	}, {
-		reason: v1alpha1.ReasonSigningRequestsLooping, severity: v1alpha1.SeverityViolation,
+		reason: v1alpha1.ReasonSigningRequestsLooping, severity: v1alpha1.SeverityViolation, policy: impatient,
 		breaks: all(ignored, request("z-looping-1", certificatesv1.UsageServerAuth),
 			request("z-looping-2", certificatesv1.UsageServerAuth)),
 		repair: all(withdraw("z-looping-1"), withdraw("z-looping-2")),
@@ -169,6 +198,9 @@ var breakages = slices.Concat(clientBreakages, []breakage{
 		reason: v1alpha1.ReasonSigningRequestFailed, severity: v1alpha1.SeverityViolation,
 		breaks: request("z-failed", certificatesv1.UsageClientAuth), // approved, but against the signer's rules
 		repair: request("z-failed-not", certificatesv1.UsageServerAuth),
+		policy: func(spec *v1alpha1.NodesSpec) { // nobody serves what is issued to that
+			spec.SigningRequests.IssueTimeout = &metav1.Duration{Duration: time.Hour}
+		},
 	}, {
 		reason: v1alpha1.ReasonProbeFailed, severity: v1alpha1.SeverityUnknown,
 		breaks: endpoint(kubelet.EndpointRefuses), repair: endpoint(kubelet.EndpointServes),
@@ -212,7 +244,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has "+b.reason+" of "+string(b.finding().Certificate), func(ctx SpecContext) {
+		It("has "+b.title(), func(ctx SpecContext) {
 			s.expectFinding(ctx, b.pool(), b.finding())
 		}, SpecTimeout(patience))
 	}
@@ -225,7 +257,7 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 
 	for i := range breakages {
 		b := &breakages[i]
-		It("has nothing to say once "+b.reason+" of "+string(b.finding().Certificate)+" is repaired", func(ctx SpecContext) {
+		It("has nothing to say once "+b.title()+" is repaired", func(ctx SpecContext) {
 			s.expectPeace(ctx, b.pool())
 		}, SpecTimeout(repaired))
 	}
@@ -265,7 +297,53 @@ var _ = Describe("The catalogue of findings about nodes", Ordered, ContinueOnFai
 		Expect(s.cluster.StartControllerManager(ctx)).To(Succeed())
 		s.expectPeace(ctx, notIssued.pool())
 	}, SpecTimeout(2*time.Minute))
+
+	It("has what follows when the CA that signs has expired", func(ctx SpecContext) {
+		current, key := s.cluster.CA()
+		expired := pkitest.NewCA("", pkitest.Key(key), named(current),
+			pkitest.Lifetime(current.NotBefore, time.Now().Add(-time.Minute)))
+		Expect(s.cluster.SignWith(ctx, expired.X509)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(s.cluster.SignWith(ctx, current)).To(Succeed()) })
+		k := s.fleet.Kubelet(notIssued.node())
+		request("z-expired", certificatesv1.UsageServerAuth)(ctx, s, k)
+		s.expectFinding(ctx, notIssued.pool(), notIssued.finding())
+		withdraw("z-expired")(ctx, s, k)
+		s.expectPeace(ctx, notIssued.pool())
+	}, SpecTimeout(2*time.Minute))
+
+	It("has what mounts the file that the rotation of a real node has removed", func(ctx SpecContext) {
+		const pool = "catalogue-servinglabelmissing" // whose policy names the label, and whose node has it again
+		agent := mounting(policy.StaticServingFiles[0])
+		Expect(s.admin.Create(ctx, agent)).To(Succeed())
+		s.expectFinding(ctx, pool, v1alpha1.Finding{
+			Reason: v1alpha1.ReasonStaticServingCertificateMounted, Severity: v1alpha1.SeverityViolation,
+			Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectDaemonSet, Name: agent.Namespace + "/" + agent.Name},
+			Certificate: v1alpha1.PurposeKubeletServing,
+		})
+		Expect(s.admin.Delete(ctx, agent)).To(Succeed())
+		s.expectPeace(ctx, pool)
+	}, SpecTimeout(2*time.Minute))
 })
+
+// mounting is a DaemonSet that mounts a file of its nodes.
+func mounting(path string) *appsv1.DaemonSet {
+	labels := map[string]string{"app": catalogued}
+	return &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: catalogued},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{
+					Containers: []corev1.Container{{Name: "agent", Image: "agent"}},
+					Volumes: []corev1.Volume{{Name: "certificate", VolumeSource: corev1.VolumeSource{
+						HostPath: &corev1.HostPathVolumeSource{Path: path, Type: new(corev1.HostPathFile)},
+					}}},
+				},
+			},
+		},
+	}
+}
 
 // newStage starts a cluster and an operator in it, and stops them after the last spec.
 func newStage(ctx context.Context) *stage {
@@ -340,12 +418,13 @@ func (s *stage) start(ctx context.Context, b *breakage) {
 	Expect(s.admin.Create(ctx, policy)).To(Succeed())
 }
 
-// expectFinding waits for a finding with the same reason, severity, subject and purpose.
+// expectFinding waits for a finding with the same reason, severity, subject and purpose, and this in its message.
 func (s *stage) expectFinding(ctx context.Context, policy string, finding v1alpha1.Finding) {
 	GinkgoHelper()
 	Eventually(s.get(policy)).WithContext(ctx).Should(HaveField("Status.Findings", ContainElement(And(
 		HaveField("Reason", finding.Reason), HaveField("Severity", finding.Severity),
 		HaveField("Subject", finding.Subject), HaveField("Certificate", finding.Certificate),
+		HaveField("Message", ContainSubstring(finding.Message)),
 	))))
 }
 
@@ -394,6 +473,15 @@ func serveAged(percent int) step {
 	return func(_ context.Context, s *stage, k *kubelet.Kubelet) {
 		notBefore, notAfter := kubelet.Window(24*time.Hour, percent)
 		k.ServeCertificate(s.issue(kubelet.ServingLeaf(k.Name(), k.Addr().Addr().AsSlice(), notBefore, notAfter)))
+	}
+}
+
+// serveSelfSigned serves what a kubelet made for itself so long ago, for a year.
+func serveSelfSigned(age time.Duration) step {
+	return func(_ context.Context, _ *stage, k *kubelet.Kubelet) {
+		pair, err := kubelet.SelfSigned(k.Name(), time.Now().Add(-age))
+		Expect(err).NotTo(HaveOccurred())
+		k.ServeCertificate(pair)
 	}
 }
 

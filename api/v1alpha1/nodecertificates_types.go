@@ -420,6 +420,11 @@ type SigningRequestStatus struct {
 	// +optional
 	PendingSince *metav1.Time `json:"pendingSince,omitempty"`
 
+	// approvedSince is when the oldest request that is approved and has no certificate was approved, of those newer than the
+	// newest issued one. Absent when there is none.
+	// +optional
+	ApprovedSince *metav1.Time `json:"approvedSince,omitempty"`
+
 	// refusal is the newest denied or failed request since a certificate was last issued.
 	// +optional
 	Refusal *SigningRefusal `json:"refusal,omitempty"`

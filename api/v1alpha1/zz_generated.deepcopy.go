@@ -775,6 +775,10 @@ func (in *SigningRequestStatus) DeepCopyInto(out *SigningRequestStatus) {
 		in, out := &in.PendingSince, &out.PendingSince
 		*out = (*in).DeepCopy()
 	}
+	if in.ApprovedSince != nil {
+		in, out := &in.ApprovedSince, &out.ApprovedSince
+		*out = (*in).DeepCopy()
+	}
 	if in.Refusal != nil {
 		in, out := &in.Refusal, &out.Refusal
 		*out = new(SigningRefusal)

@@ -148,7 +148,7 @@ func Add(mgr manager.Manager, o Options) error {
 		// What is known about a node's certificates changed.
 		WatchesRawSource(source.Kind(mgr.GetCache(), &v1alpha1.NodeCertificates{},
 			wakeAll[*v1alpha1.NodeCertificates](mgr.GetClient()), factsChanged())).
-		// A node comes, goes, is selected or not by its labels, or is upgraded. Heartbeats wake nobody.
+		// A node comes, goes, is selected or not by its labels, or is upgraded. Heartbeats of those that are ready wake nobody.
 		WatchesRawSource(source.Kind(mgr.GetCache(), &corev1.Node{},
 			wakeAll[*corev1.Node](mgr.GetClient()), nodeChanged())).
 		// Without the Cluster CA nothing that a kubelet serves can be verified, which the policy has to say.

@@ -210,6 +210,14 @@ var _ = Describe("bootstrapping", func() {
 
 			setReady(corev1.ConditionTrue)
 			eventuallyNoFinding(ctx, "stopped", v1alpha1.ReasonNodePoolNeedsRecreation)
+
+			By("restarting the machine, whose kubelet has reported until then")
+			node.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+			setReady(corev1.ConditionUnknown)
+			eventuallyFinding(ctx, "stopped", v1alpha1.ReasonNotObserved, func(g Gomega, f *v1alpha1.Finding) {
+				g.Expect(f.Message).To(ContainSubstring("yet the kubelet has reported to the API server since"))
+			})
+			Expect(findingOf(current(ctx, Default, "stopped"), v1alpha1.ReasonNodePoolNeedsRecreation)).To(BeNil())
 		}, SpecTimeout(time.Minute))
 
 	It("judges bootstrap tokens where a policy watches them", func(ctx SpecContext) {

@@ -18,10 +18,12 @@ import (
 var signingRequestUse = map[string]policy.Denial{
 	certificatesv1.KubeletServingSignerName: {
 		Source: "the kubelets' requests for serving certificates", Concerns: []string{v1alpha1.ConditionBootstrapHealthy},
+		SignerName: certificatesv1.KubeletServingSignerName,
 	},
 	certificatesv1.KubeAPIServerClientKubeletSignerName: {
-		Source:   "the kubelets' client certificates, and their requests for them",
-		Concerns: []string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionCertificatesCurrent},
+		Source:     "the kubelets' client certificates, and their requests for them",
+		Concerns:   []string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionCertificatesCurrent},
+		SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
 	},
 }
 

@@ -30,6 +30,10 @@ import (
 // nodeImageLabel is where AKS says which image a node was made from.
 const nodeImageLabel = "kubernetes.azure.com/node-image-version"
 
+// heardEvery is how exactly the judge knows when it was that a kubelet last reported. One that goes on reporting that it is not
+// ready causes an evaluation so often.
+const heardEvery = 10 * time.Minute
+
 // evidence is everything that one evaluation takes into account.
 type evidence struct {
 	now time.Time
@@ -137,6 +141,9 @@ func judgedNode(node *corev1.Node) policy.Node {
 	for i := range node.Status.Conditions {
 		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady {
 			judged.Ready, judged.ReadySince = c.Status, c.LastTransitionTime.Time
+			if c.Status != corev1.ConditionTrue {
+				judged.Heard = c.LastHeartbeatTime.Truncate(heardEvery)
+			}
 		}
 	}
 	return judged

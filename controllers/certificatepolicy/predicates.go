@@ -32,7 +32,7 @@ func factsChanged() predicate.TypedPredicate[*v1alpha1.NodeCertificates] {
 	}
 }
 
-// nodeChanged passes what changes anything that the judge sees of a Node. Heartbeats do not.
+// nodeChanged passes what changes anything that the judge sees of a Node. Heartbeats of one that is ready do not.
 func nodeChanged() predicate.TypedPredicate[*corev1.Node] {
 	return predicate.TypedFuncs[*corev1.Node]{
 		UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Node]) bool {

@@ -38,6 +38,16 @@ func TestNodeChanged(t *testing.T) {
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Unix(100, 0)}},
 		},
 	}
+	down := node.DeepCopy()
+	down.Status.Conditions[0].Status = corev1.ConditionFalse
+	for later, want := range map[time.Duration]bool{5 * time.Minute: false, heardEvery: true} {
+		got := wakes(nodeChanged(), down, func(n *corev1.Node) {
+			n.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Unix(100, 0).Add(later))
+		})
+		if got != want {
+			t.Errorf("a kubelet that says that it is not ready, and says so again %s later, wakes the policies: %v", later, got)
+		}
+	}
 	for name, test := range map[string]struct {
 		change func(*corev1.Node)
 		want   bool

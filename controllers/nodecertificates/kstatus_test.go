@@ -74,6 +74,13 @@ var _ = Describe("NodeCertificates, to kstatus,", func() {
 		Expect(c.Patch(ctx, object, before)).To(Succeed())
 		Expect(c.Delete(ctx, object)).To(Succeed())
 		expectState(ctx, name, "deleted", kstatus.TerminatingStatus)
+
+		By("learning what happens in the meantime")
+		Expect(k.SetEndpoint(kubelet.EndpointRefuses)).To(Succeed())
+		Eventually(status(ctx, name)).Should(serves(v1alpha1.ServingModeUnknown, v1alpha1.ProbeUnreachable))
+		object, err = get(ctx, name)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(object.DeletionTimestamp.IsZero()).To(BeFalse())
 		before = client.MergeFrom(object.DeepCopy())
 		object.Finalizers = nil
 		Expect(c.Patch(ctx, object, before)).To(Succeed())

@@ -85,14 +85,13 @@ func (r *reconciler) reconcile(ctx context.Context, node *corev1.Node) error {
 	return nil
 }
 
-// objectOf returns the node's NodeCertificates, a copy, and creates it when there is none. It is nil when it is not the time to
-// write one: the Node or the object is on its way out.
+// objectOf returns the node's NodeCertificates, a copy, and creates it when there is none, unless the Node is on its way out:
+// then it is nil. One that somebody deleted, and a finalizer keeps, is written like any other: it is what is judged for as
+// long as it stays, and that may be long.
 func (r *reconciler) objectOf(ctx context.Context, node *corev1.Node) (*v1alpha1.NodeCertificates, error) {
 	cached := &v1alpha1.NodeCertificates{}
 	err := r.client.Get(ctx, client.ObjectKey{Name: node.Name}, cached)
 	switch {
-	case err == nil && !cached.DeletionTimestamp.IsZero():
-		return nil, nil
 	case err == nil:
 		return cached.DeepCopy(), nil
 	case !apierrors.IsNotFound(err):

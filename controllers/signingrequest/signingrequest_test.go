@@ -111,7 +111,7 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 		node := create(ctx, newNode("spoofed-0", pool))
 		request := ask(ctx, node.Name, pkitest.DNSNames("kubernetes.default.svc"), pkitest.IPAddresses(addressOf(node.Name).String()))
 		Eventually(findings).WithArguments(ctx, policy).Should(ContainElement(And(
-			HaveField("Severity", v1alpha1.SeverityViolation),
+			HaveField("Reason", v1alpha1.ReasonSigningRequestViolation), HaveField("Severity", v1alpha1.SeverityViolation),
 			HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectNode, Name: node.Name}),
 			HaveField("Message", ContainSubstring("kubernetes.default.svc")),
 		)))
@@ -119,6 +119,9 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 			HaveField("Type", corev1.EventTypeWarning), HaveField("Note", ContainSubstring("kubernetes.default.svc")),
 		)))
 		Consistently(conditions(ctx, request)).WithContext(ctx).Should(BeEmpty())
+		Expect(c.Delete(ctx, request)).To(Succeed())
+		Eventually(findings).WithArguments(ctx, policy).ShouldNot(ContainElement(
+			HaveField("Reason", v1alpha1.ReasonSigningRequestViolation)))
 	})
 
 	It("denies that if the policy wants it", func(ctx SpecContext) {
@@ -131,16 +134,22 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 
 	It("heeds the stricter of two policies", func(ctx SpecContext) {
 		const pool = "stricter"
-		create(ctx, approving(pool))
+		lax := create(ctx, approving(pool))
 		strict := approving(pool, func(spec *v1alpha1.SigningRequestApprovalSpec) {
 			spec.AllowedIPRanges = []v1alpha1.IPRange{"192.0.2.0/24"}
 		})
 		strict.Name = "strict"
 		create(ctx, strict)
 		request := ask(ctx, create(ctx, newNode("stricter-0", pool)).Name)
+		Eventually(findings).WithArguments(ctx, lax).Should(ContainElement(And(
+			HaveField("Reason", v1alpha1.ReasonApprovalPoliciesDisagree), HaveField("Severity", v1alpha1.SeverityInfo),
+			HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectCertificatePolicy, Name: strict.Name}),
+		)))
 		Consistently(conditions(ctx, request)).WithContext(ctx).Should(BeEmpty())
 		Expect(c.Delete(ctx, strict)).To(Succeed())
 		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
+		Eventually(findings).WithArguments(ctx, lax).ShouldNot(ContainElement(
+			HaveField("Reason", v1alpha1.ReasonApprovalPoliciesDisagree)))
 	})
 
 	It("works beside another approver", func(ctx SpecContext) {
@@ -295,7 +304,8 @@ func findings(ctx context.Context, policy *v1alpha1.CertificatePolicy) ([]v1alph
 	err := c.Get(ctx, client.ObjectKeyFromObject(policy), current)
 	var found []v1alpha1.Finding
 	for _, finding := range current.Status.Findings {
-		if finding.Subject.Kind == v1alpha1.SubjectPermission || strings.HasPrefix(finding.Reason, "SigningRequest") {
+		if finding.Subject.Kind == v1alpha1.SubjectPermission || strings.HasPrefix(finding.Reason, "SigningRequest") ||
+			finding.Reason == v1alpha1.ReasonApprovalPoliciesDisagree {
 			found = append(found, finding)
 		}
 	}

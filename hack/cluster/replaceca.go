@@ -48,6 +48,15 @@ func (c *Cluster) DropOldCA(ctx context.Context) error {
 	return c.restartControllerManager(ctx)
 }
 
+// SignWith has the controller manager sign with another certificate of the Cluster CA's key, such as one that has expired.
+// What is trusted and published stays as it is.
+func (c *Cluster) SignWith(ctx context.Context, certificate *x509.Certificate) error {
+	if err := writeFile(pkiFile(c.options.Dir, clusterCA+".crt"), certPEM(certificate)); err != nil {
+		return err
+	}
+	return c.restartControllerManager(ctx)
+}
+
 // RenewAPIServer gives the API server a serving certificate of the newest Cluster CA, and waits until it serves that.
 func (c *Cluster) RenewAPIServer(ctx context.Context) error {
 	pair, err := c.pki.cluster.sign(apiServerTemplate(c.options.Address))

@@ -28,6 +28,9 @@ import (
 //     first seen, so after a restart, it is when it was approved.
 //   - pending counts the undecided requests that are newer than the newest issued one. pendingSince is when the
 //     oldest of them was created. When Kubernetes deleted that one for its age and others wait still, it stays.
+//   - approvedSince is when the oldest approved request was approved, of those that have no certificate and are newer
+//     than the newest issued one. A kubelet that gives up on it and asks again does not start the clock anew, and nor does
+//     Kubernetes by deleting it for its age while others wait still.
 //   - refusal is the latest denial or failure of a request that is newer than the newest issued one. It is remembered
 //     until another is issued.
 func Summarize(
@@ -44,6 +47,7 @@ func Summarize(
 	result.SignerName = text.Field(signerName, maxSignerName)
 	result.Issued = s.issued()
 	result.Pending, result.PendingSince = s.pending()
+	result.ApprovedSince = s.approvedSince()
 	result.Refusal = s.refusal(result.Issued)
 	return result
 }
@@ -81,13 +85,16 @@ func newSummary(
 }
 
 // newerThanRemembered says whether a request can be newer than an issued one that is gone, from what was recorded
-// while that was there: the newest request, and the oldest of those that waited and were newer than the issued one.
+// while that was there: the newest request, and the oldest of those that waited, for a decision or for a certificate, and were
+// newer than the issued one.
 func (s *summary) newerThanRemembered(req *certificatesv1.CertificateSigningRequest) bool {
 	switch {
 	case s.previous.Issued == nil:
 		return true
 	case s.previous.Stage == v1alpha1.StageIssued:
 		return s.previousOrder(req) <= 0 // Itself as well, should it have failed after it was issued.
+	case s.wasApproved(req):
+		return true
 	case s.previous.PendingSince != nil:
 		return !req.CreationTimestamp.Before(s.previous.PendingSince)
 	default:
@@ -163,7 +170,8 @@ func (s *summary) issued() *metav1.Time {
 	}
 }
 
-// pendingExpiration is the age from which Kubernetes deletes a request that nobody decided on.
+// pendingExpiration is how long after its creation Kubernetes deletes a request that nobody decided on, and how long after its
+// approval one that got no certificate.
 const pendingExpiration = 24 * time.Hour
 
 // pending counts the requests that still wait, and says since when one does.
@@ -176,26 +184,54 @@ func (s *summary) pending() (count int32, since *metav1.Time) {
 			since = new(req.CreationTimestamp)
 		}
 	}
-	if count > 0 && s.waitedBefore(since) {
-		since = s.previous.PendingSince
+	recorded := s.previous.PendingSince
+	if count > 0 && s.waitedBefore(recorded, since, func(req *certificatesv1.CertificateSigningRequest) bool {
+		return req.CreationTimestamp.Equal(recorded)
+	}) {
+		since = recorded
 	}
 	return count, since
 }
 
+// approvedSince is when the oldest request that is approved and not issued was approved.
+func (s *summary) approvedSince() *metav1.Time {
+	var since *metav1.Time
+	for _, req := range s.open {
+		if Stage(req) != v1alpha1.StageApproved {
+			continue
+		}
+		if approved := metav1.NewTime(Decided(req)); since == nil || approved.Before(since) {
+			since = &approved
+		}
+	}
+	recorded := s.previous.ApprovedSince
+	if since != nil && s.waitedBefore(recorded, since, func(req *certificatesv1.CertificateSigningRequest) bool {
+		return Stage(req) != v1alpha1.StagePending && Decided(req).Equal(recorded.Time)
+	}) {
+		return recorded
+	}
+	return since
+}
+
+// wasApproved says whether a request can be the one that was recorded as approved and without a certificate, or one that was
+// approved after it.
+func (s *summary) wasApproved(req *certificatesv1.CertificateSigningRequest) bool {
+	since := s.previous.ApprovedSince
+	return since != nil && Stage(req) == v1alpha1.StageApproved && !Decided(req).Before(since.Time)
+}
+
 // waitedBefore says whether the request that was recorded as the oldest that waits was deleted for its age, so that
 // the node has been waiting since then and not only since the oldest that is left.
-func (s *summary) waitedBefore(oldest *metav1.Time) bool {
-	recorded := s.previous.PendingSince
+func (s *summary) waitedBefore(
+	recorded, oldest *metav1.Time, isRecorded func(*certificatesv1.CertificateSigningRequest) bool,
+) bool {
 	if recorded == nil || !recorded.Before(oldest) {
 		return false
 	}
 	if s.lastIssued != nil && recorded.Before(&s.lastIssued.CreationTimestamp) {
 		return false
 	}
-	exists := slices.ContainsFunc(s.requests, func(req *certificatesv1.CertificateSigningRequest) bool {
-		return req.CreationTimestamp.Equal(recorded)
-	})
-	return !exists && s.now.Sub(recorded.Time) >= pendingExpiration
+	return !slices.ContainsFunc(s.requests, isRecorded) && s.now.Sub(recorded.Time) >= pendingExpiration
 }
 
 // refusal is the newest refusal of a request that is newer than the newest issued one, which is the one issued at the

@@ -30,7 +30,7 @@ type step struct {
 	want string
 }
 
-// brief writes a status as "name stage @created decided issued=.. pending=.. since=.. refusal=..", times in minutes.
+// brief writes a status as "name stage @created decided issued=.. pending=.. since=.. approved=.. refusal=..", times in minutes.
 func brief(s *v1alpha1.SigningRequestStatus) string {
 	if s == nil {
 		return "none"
@@ -43,6 +43,9 @@ func brief(s *v1alpha1.SigningRequestStatus) string {
 	}
 	text := fmt.Sprintf("%s %s @%s decided=%s issued=%s pending=%d since=%s",
 		s.Name, s.Stage, minutes(&s.Created), minutes(s.Decided), minutes(s.Issued), s.Pending, minutes(s.PendingSince))
+	if s.ApprovedSince != nil {
+		text += " approved=" + minutes(s.ApprovedSince)
+	}
 	if s.Refusal != nil {
 		text += fmt.Sprintf(" refusal=%s/%s/%s@%s", s.Refusal.Name, s.Refusal.Stage, s.Refusal.Reason, minutes(&s.Refusal.Time))
 	}
@@ -66,7 +69,7 @@ func TestSummarize(t *testing.T) {
 		"never a request": {{0, nil, "none"}, {day, nil, "none"}},
 		"from filed to issued, then collected": {
 			{0, all(a(0)), "a Pending @0 decided=- issued=- pending=1 since=0"},
-			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=-"},
+			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=- approved=1"},
 			{2, all(a(0).Issued(1)), "a Issued @0 decided=1 issued=2 pending=0 since=-"},
 			{30, all(a(0).Issued(1)), "a Issued @0 decided=1 issued=2 pending=0 since=-"},
 			{90, nil, "a Issued @0 decided=1 issued=2 pending=0 since=-"},
@@ -120,7 +123,7 @@ func TestSummarize(t *testing.T) {
 			{31, all(a(0), b(15), c(30).Issued(31)), "c Issued @30 decided=31 issued=31 pending=0 since=-"},
 			{100, all(a(0), b(15)), "c Issued @30 decided=31 issued=31 pending=0 since=-"},
 			{200, all(a(0), b(15), d(200)), "d Pending @200 decided=- issued=31 pending=1 since=200"},
-			{202, all(a(0), b(15), d(200).Approved(201)), "d Approved @200 decided=201 issued=31 pending=0 since=-"},
+			{202, all(a(0), b(15), d(200).Approved(201)), "d Approved @200 decided=201 issued=31 pending=0 since=- approved=201"},
 			{203, all(a(0), b(15)), "d Deleted @200 decided=201 issued=31 pending=0 since=-"},
 		},
 		"an older one is issued late: the newer still waits, also when the issued one is collected": {
@@ -136,8 +139,44 @@ func TestSummarize(t *testing.T) {
 			{day + 1, all(b(day + 1)), "b Pending @1441 decided=- issued=- pending=1 since=1441"},
 		},
 		"deleted before it was issued": {
-			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=-"},
+			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=- approved=1"},
 			{5, nil, "a Deleted @0 decided=1 issued=- pending=0 since=-"},
+		},
+		"approved, and never issued: looping, for days": {
+			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=- approved=1"},
+			{15, all(a(0).Approved(1), b(15)), "b Pending @15 decided=- issued=- pending=1 since=15 approved=1"},
+			{
+				16, all(a(0).Approved(1), b(15).Approved(16)),
+				"b Approved @15 decided=16 issued=- pending=0 since=- approved=1",
+			},
+			{
+				day + 16, all(b(15).Approved(16), c(day).Approved(day)),
+				"c Approved @1440 decided=1440 issued=- pending=0 since=- approved=1",
+			},
+			{day + 61, all(c(day).Approved(day)), "c Approved @1440 decided=1440 issued=- pending=0 since=- approved=1"},
+			{day + 62, all(c(day).Issued(day)), "c Issued @1440 decided=1440 issued=1502 pending=0 since=-"},
+		},
+		"approved, one after the other, since one was issued, also when that is collected": {
+			{0, all(a(0).Issued(0)), "a Issued @0 decided=0 issued=0 pending=0 since=-"},
+			{100, all(b(100).Approved(101)), "b Approved @100 decided=101 issued=0 pending=0 since=- approved=101"},
+			{
+				115, all(b(100).Approved(101), c(115)),
+				"c Pending @115 decided=- issued=0 pending=1 since=115 approved=101",
+			},
+			{
+				116, all(b(100).Approved(101), c(115).Approved(116)),
+				"c Approved @115 decided=116 issued=0 pending=0 since=- approved=101",
+			},
+			{117, all(b(100).Issued(101), c(115).Approved(116)), "c Approved @115 decided=116 issued=101 pending=0 since=- approved=116"},
+			{118, all(b(100).Issued(101), c(115).Issued(116)), "c Issued @115 decided=116 issued=118 pending=0 since=-"},
+		},
+		"approved, and gone while the controller was away, for less than its collection takes": {
+			{1, all(a(0).Approved(1)), "a Approved @0 decided=1 issued=- pending=0 since=- approved=1"},
+			{300, all(b(299).Approved(300)), "b Approved @299 decided=300 issued=- pending=0 since=- approved=300"},
+		},
+		"approved ones older than the issued one do not count": {
+			{20, all(a(0).Approved(20), b(15).Issued(16)), "b Issued @15 decided=16 issued=16 pending=0 since=-"},
+			{80, all(a(0).Approved(20)), "b Issued @15 decided=16 issued=16 pending=0 since=-"},
 		},
 		"deleted and filed again under the same name": {
 			{0, all(a(0).Issued(0)), "a Issued @0 decided=0 issued=0 pending=0 since=-"},
@@ -154,7 +193,7 @@ func TestSummarize(t *testing.T) {
 			{101, all(b(101)), "b Pending @101 decided=- issued=- pending=1 since=101 refusal=a/Denied/NotAllowed@1"},
 			{
 				102, all(b(101).Approved(102)),
-				"b Approved @101 decided=102 issued=- pending=0 since=- refusal=a/Denied/NotAllowed@1",
+				"b Approved @101 decided=102 issued=- pending=0 since=- approved=102 refusal=a/Denied/NotAllowed@1",
 			},
 			{103, all(b(101).Issued(102)), "b Issued @101 decided=102 issued=103 pending=0 since=-"},
 			{200, nil, "b Issued @101 decided=102 issued=103 pending=0 since=-"},
@@ -274,7 +313,8 @@ func TestSummarizeChangesNoArgument(t *testing.T) {
 	issued, since := metav1.NewTime(at(1)), metav1.NewTime(at(2))
 	previous := &v1alpha1.SigningRequestStatus{
 		Name: "a", Stage: v1alpha1.StagePending, Created: since, Issued: &issued, Pending: 1, PendingSince: &since,
-		Refusal: &v1alpha1.SigningRefusal{Name: "b", Time: since},
+		ApprovedSince: &since,
+		Refusal:       &v1alpha1.SigningRefusal{Name: "b", Time: since},
 	}
 	requests := objects([]builder{request("c", 9), request("b", 5).Denied(6), request("a", 2)})
 	before, order := previous.DeepCopy(), slices.Clone(requests)
@@ -363,6 +403,7 @@ func checkStatus(t *testing.T, status *v1alpha1.SigningRequestStatus, requests [
 		"the newest is pending and does not count":       status.Stage == v1alpha1.StagePending && status.Pending == 0,
 		"the newest is issued, and issued is not set":    isIssued && status.Issued == nil,
 		"the newest is issued, and others are open":      isIssued && (status.Pending > 0 || status.Refusal != nil),
+		"what waits for its certificate contradicts it":  contradictsApproval(status),
 		"the newest was refused without a refusal":       status.Refusal == nil && refusedNow(status),
 		"a required field is empty":                      status.Name == "" || status.Created.IsZero() || status.SignerName == "",
 	} {
@@ -370,6 +411,12 @@ func checkStatus(t *testing.T, status *v1alpha1.SigningRequestStatus, requests [
 			t.Errorf("%s: %s", problem, brief(status))
 		}
 	}
+}
+
+// contradictsApproval says whether approvedSince does not fit what became of the newest request.
+func contradictsApproval(status *v1alpha1.SigningRequestStatus) bool {
+	return status.Stage == v1alpha1.StageApproved && status.ApprovedSince == nil ||
+		status.Stage == v1alpha1.StageIssued && status.ApprovedSince != nil
 }
 
 // refusedNow says whether the newest request was refused, with no certificate issued since.

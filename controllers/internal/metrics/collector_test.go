@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
 var start = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
@@ -190,6 +191,28 @@ notafter_findings{policy="cluster",reason="RotationDue",severity="Info"} 1
 `
 	if err := testutil.CollectAndCompare(collector, strings.NewReader(expected), "notafter_findings"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Anybody who may file a signing request chooses its name. Two that look the same when printed must not stop all metrics.
+func TestRequestsWithNamesThatLookTheSame(t *testing.T) {
+	var filed []policy.Request
+	for _, name := range []string{"csr\u202e", "csr\u200b"} {
+		filed = append(filed, policy.Request{
+			Name: name, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, NodeName: "gone",
+			Stage: v1alpha1.StagePending, Created: start,
+		})
+	}
+	verdict := policy.Evaluate(policy.Input{Requests: filed, Now: start.Add(time.Hour)})
+	verdicts := NewVerdicts()
+	verdicts.Set("cluster", Report{Findings: verdict.Findings})
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(New(blocked{}, nil, verdicts))
+	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
+	}
+	if len(verdict.Findings) == 0 {
+		t.Error("nothing was found")
 	}
 }
 

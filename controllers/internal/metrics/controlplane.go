@@ -16,11 +16,10 @@ import (
 
 var (
 	planeNotAfterDesc = prometheus.NewDesc("notafter_control_plane_certificate_not_after_timestamp_seconds",
-		"When the certificate of this purpose and source expires, in seconds since the epoch; of several in a bundle, the last. "+
-			"Leader only.",
+		"When the certificate of this purpose and source expires, in seconds since the epoch; of several in a bundle, the last.",
 		[]string{"purpose", "source"}, nil)
 	planeNotBeforeDesc = prometheus.NewDesc("notafter_control_plane_certificate_not_before_timestamp_seconds",
-		"When that certificate starts to be valid, in seconds since the epoch. Leader only.",
+		"When that certificate starts to be valid, in seconds since the epoch.",
 		[]string{"purpose", "source"}, nil)
 )
 

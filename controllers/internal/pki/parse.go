@@ -24,16 +24,16 @@ const certificateBlock = "CERTIFICATE"
 var beginLine, endLine = []byte("-----BEGIN "), []byte("-----END ")
 
 // ParseCertificates reads a bundle of certificates: one or more PEM blocks of type CERTIFICATE with one certificate
-// each. Text that explains a block may stand before it, as RFC 7468 section 5.2 allows. Everything else is an error
-// that names the block, because a certificate left out silently changes what a bundle trusts: a block of another
-// type, a broken block (which encoding/pem skips), anything after the last block, more than MaxPEMBytes or
-// MaxCertificates.
+// each. Text that explains a block may stand before it, as RFC 7468 section 5.2 allows, and text may follow the last one,
+// which whoever loads the bundle passes over. Everything else is an error that names the block, because a certificate left
+// out silently changes what a bundle trusts: a block of another type, a broken block (which encoding/pem skips), more than
+// MaxPEMBytes or MaxCertificates.
 func ParseCertificates(pemData []byte) ([]*x509.Certificate, error) {
 	if len(pemData) > MaxPEMBytes {
 		return nil, fmt.Errorf("PEM data of %d bytes is larger than the %d bytes that are read", len(pemData), MaxPEMBytes)
 	}
 	var certs []*x509.Certificate
-	for rest := pemData; len(bytes.TrimSpace(rest)) > 0; {
+	for rest := pemData; bytes.Contains(rest, beginLine) || bytes.Contains(rest, endLine); {
 		number := len(certs) + 1
 		if number > MaxCertificates {
 			return nil, fmt.Errorf("PEM data has more than the %d CERTIFICATE blocks that are read", MaxCertificates)
@@ -52,20 +52,19 @@ func ParseCertificates(pemData []byte) ([]*x509.Certificate, error) {
 		}
 		certs, rest = append(certs, cert), next
 	}
-	if len(certs) == 0 {
+	switch {
+	case len(certs) > 0:
+		return certs, nil
+	case len(bytes.TrimSpace(pemData)) == 0:
 		return nil, errors.New("PEM data has no CERTIFICATE block: it is empty")
 	}
-	return certs, nil
+	return nil, errors.New("PEM data has no CERTIFICATE block")
 }
 
 // checkBlock judges what pem.Decode made of the text it consumed, which is all there was when it found no block.
 func checkBlock(block *pem.Block, consumed []byte, number int) error {
 	begins, ends := bytes.Count(consumed, beginLine), bytes.Count(consumed, endLine)
 	switch {
-	case block == nil && begins+ends == 0 && number == 1:
-		return errors.New("PEM data has no CERTIFICATE block")
-	case block == nil && begins+ends == 0:
-		return fmt.Errorf("PEM block %d is followed by text that is not PEM", number-1)
 	case block == nil || begins != 1 || ends != 1:
 		// More than one of each: pem.Decode skipped a damaged block to get to the next.
 		return fmt.Errorf("PEM block %d is broken: its BEGIN line, END line or base64 content is damaged", number)

@@ -33,12 +33,13 @@ func TestParseCertificates(t *testing.T) {
 		"white space around":       {pem: "\n \t\n" + onePEM + "\r\n\n", want: []string{"one"}},
 		"Windows line ends":        {pem: strings.ReplaceAll(onePEM+twoPEM, "\n", "\r\n"), want: []string{"one", "two"}},
 		"explained":                {pem: "# One\n--------\n" + onePEM + "\n# Two\n" + twoPEM, want: []string{"one", "two"}},
+		"text at end":              {pem: onePEM + twoPEM + "# This is all.\n-----\n", want: []string{"one", "two"}},
 
-		"empty":       {err: "PEM data has no CERTIFICATE block: it is empty"},
-		"white space": {pem: " \n", err: "PEM data has no CERTIFICATE block: it is empty"},
-		"not PEM":     {pem: "hello", err: "PEM data has no CERTIFICATE block"},
-		"text at end": {pem: onePEM + "hello", err: "PEM block 1 is followed by text that is not PEM"},
-		"cut off":     {pem: onePEM + twoPEM[:len(twoPEM)/2], err: broken},
+		"empty":           {err: "PEM data has no CERTIFICATE block: it is empty"},
+		"white space":     {pem: " \n", err: "PEM data has no CERTIFICATE block: it is empty"},
+		"not PEM":         {pem: "hello", err: "PEM data has no CERTIFICATE block"},
+		"END line at end": {pem: onePEM + "hello\n-----END CERTIFICATE-----\n", err: broken},
+		"cut off":         {pem: onePEM + twoPEM[:len(twoPEM)/2], err: broken},
 		"damaged in the middle": {
 			pem: onePEM + strings.Replace(twoPEM, "M", "!", 1) + onePEM,
 			err: broken,

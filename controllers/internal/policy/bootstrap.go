@@ -11,7 +11,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/text"
@@ -99,28 +98,13 @@ func (e *evaluation) judgeRegistration(r *Request) {
 	e.tally.addOther(requestGroup, e.found[first:])
 }
 
-// checkStranded notes a node that is not ready and whose client certificate has expired, as far as anybody knows.
+// checkStranded notes a node that is not ready and whose client certificate has expired, as far as anybody knows: its kubelet has
+// not been heard of since.
 func checkStranded(e *evaluation, f *facts) {
-	if f.node.Ready != corev1.ConditionFalse && f.node.Ready != corev1.ConditionUnknown {
-		return
+	certificate := e.clientInUse(f)
+	if certificate != nil && e.silentSince(f, certificate.NotAfter.Time) {
+		e.stranded = append(e.stranded, strandedNode{node: f.node, expired: certificate.NotAfter.Time})
 	}
-	expires, ok := f.clientExpires()
-	if ok && e.reached(expires.Add(time.Nanosecond)) {
-		e.stranded = append(e.stranded, strandedNode{node: f.node, expired: expires})
-	}
-}
-
-// clientExpires is when the newest known client certificate expires: of the one that was issued last, and the one that the
-// kubelet said to be using, that which lives longer.
-func (f *facts) clientExpires() (time.Time, bool) {
-	var expires time.Time
-	if f.client != nil {
-		expires = f.client.NotAfter.Time
-	}
-	if f.node.Observed != nil && f.node.Observed.Kubelet != nil && f.node.Observed.Kubelet.ClientExpires != nil {
-		expires = later(expires, f.node.Observed.Kubelet.ClientExpires.Time)
-	}
-	return expires, !expires.IsZero()
 }
 
 // strandedNode is a node that is not ready, and whose client certificate expired.

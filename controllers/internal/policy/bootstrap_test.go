@@ -172,6 +172,8 @@ func TestStrandedNode(t *testing.T) {
 		{"says that it is not ready", func(n *Node) { stopped(n, 1); n.Ready = corev1.ConditionFalse }, 1},
 		{"valid to the last moment", func(n *Node) { stopped(n, 0) }, 0},
 		{"ready", func(n *Node) { stopped(n, day); n.Ready = corev1.ConditionTrue }, 0},
+		{"heard of since", func(n *Node) { stopped(n, day); n.Heard = now.Add(-day + clockSkew + 1) }, 0},
+		{"heard of last when it expired", func(n *Node) { stopped(n, day); n.Heard = now.Add(-day + clockSkew) }, 1},
 		{"never said whether it is ready", func(n *Node) { stopped(n, day); n.Ready = "" }, 0},
 		{"not known to have a certificate", func(n *Node) {
 			stopped(n, day)
@@ -237,6 +239,22 @@ func TestReadyNodeUsesAnotherCertificate(t *testing.T) {
 				t.Errorf("found %+v, want %s", f, tc.want)
 			}
 		})
+	}
+}
+
+// Who reported with another certificate since does not need recreation because its machine is restarted.
+func TestRestartedNodeUsesAnotherCertificate(t *testing.T) {
+	for _, ready := range []corev1.ConditionStatus{corev1.ConditionFalse, corev1.ConditionUnknown} {
+		verdict := Evaluate(input(aksSpec(), func(n *Node) {
+			stopped(n, 90*day)
+			n.Ready, n.ReadySince, n.Heard = ready, now.Add(-2*time.Minute), now.Add(-10*time.Minute)
+		}))
+		expectFindings(t, verdict, brief{
+			v1alpha1.ReasonNotObserved, v1alpha1.SeverityUnknown, v1alpha1.SubjectNode, "node-1", v1alpha1.PurposeKubeletClient,
+			now.Add(-90 * day).Format(time.RFC3339),
+		})
+		expectMessage(t, verdict, v1alpha1.ReasonNotObserved,
+			"yet the kubelet has reported to the API server since: it was renewed while")
 	}
 }
 

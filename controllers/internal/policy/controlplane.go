@@ -121,6 +121,8 @@ type Denial struct {
 	Concerns []string
 	// Purposes are those of the certificates that it hides, if any: the judge leaves it out for a policy that watches none.
 	Purposes []v1alpha1.CertificatePurpose
+	// SignerName is the signer whose signing requests it hides, if it does.
+	SignerName string
 }
 
 // ofControlPlane are the purposes of the certificates of the control plane, in the order of status.controlPlane.

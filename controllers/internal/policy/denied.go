@@ -69,6 +69,18 @@ func (e *evaluation) addDenied(same []Denial) {
 	e.tally.addOther(sourceGroup, e.found[first:])
 }
 
+// unread says whether the requests to the signer cannot be read, for whatever reason.
+func (e *evaluation) unread(signerName string) bool {
+	return slices.ContainsFunc(e.denied, func(d Denial) bool { return d.SignerName == signerName })
+}
+
+// withdrawn says whether the requests to the signer may not be read any more, so that what is known of them is of some time ago.
+func (e *evaluation) withdrawn(signerName string) bool {
+	return slices.ContainsFunc(e.denied, func(d Denial) bool {
+		return d.SignerName == signerName && cmp.Or(d.Reason, v1alpha1.ReasonAccessDenied) == v1alpha1.ReasonAccessDenied
+	})
+}
+
 // wants says whether certificates of any of the purposes are judged. Evidence for none in particular always is wanted.
 func (r *rules) wants(purposes []v1alpha1.CertificatePurpose) bool {
 	return len(purposes) == 0 || slices.ContainsFunc(purposes, func(purpose v1alpha1.CertificatePurpose) bool {

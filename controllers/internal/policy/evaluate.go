@@ -41,6 +41,9 @@ type Node struct {
 	// Ready is the status of the Node's condition Ready, and ReadySince when it became that; empty and zero while it has none.
 	Ready      corev1.ConditionStatus
 	ReadySince time.Time
+	// Heard is when the kubelet of a Node that is not ready last reported to the API server, or some time before; zero when it
+	// never did. While a Node is ready that moves all the time, and is left out.
+	Heard time.Time
 	// Observed is the status of the node's NodeCertificates; nil until there is one.
 	Observed *v1alpha1.NodeCertificatesStatus
 }
@@ -150,8 +153,11 @@ var checks = []check{
 
 // Evaluate judges the nodes and signing requests against the spec.
 func Evaluate(in Input) Verdict {
-	e := &evaluation{rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource, nodes: in.Nodes}
-	e.checkTrust()
+	e := &evaluation{
+		rules: rulesOf(in.Spec), now: in.Now, trustError: in.TrustError, trustSource: in.TrustSource,
+		nodes: in.Nodes, denied: in.Denied,
+	}
+	e.checkTrust(in.ControlPlane)
 	e.judgeDenied(in.Denied)
 	e.judgeApprovals(&in)
 	var f facts // one for all nodes, so that a healthy node costs no allocation
@@ -190,10 +196,12 @@ type evaluation struct {
 
 	// listed are the certificates of the control plane.
 	listed []*Certificate
-	// nodes are the selected ones, and learnt is the lifetime that their newest known client certificate shows; nil until it
-	// is asked for.
+	// nodes are the selected ones, and learnt are the lifetimes that their known client certificates show; nil until somebody
+	// asks for them.
 	nodes  []Node
-	learnt *time.Duration
+	learnt *learnt
+	// denied are the permissions that are missing.
+	denied []Denial
 	// unapproved are the requests that the rules of approval stop, by node; nil if there are none.
 	unapproved map[string]*JudgedRequest
 	// stranded are the nodes that are not ready, with an expired client certificate.
@@ -269,6 +277,15 @@ func (f *facts) withoutCertificate() bool {
 	return f.serving != nil &&
 		(f.serving.Outcome == v1alpha1.ProbeNoCertificate || f.serving.Mode == v1alpha1.ServingModeNone)
 }
+
+// down says that the Node is known not to be ready.
+func (n *Node) down() bool {
+	return n.Ready == corev1.ConditionFalse || n.Ready == corev1.ConditionUnknown
+}
+
+// heardAfter says that the kubelet reported to the API server after the instant, clocks that differ a little included. A
+// certificate that expired then is not the one that it did so with.
+func (n *Node) heardAfter(instant time.Time) bool { return n.Heard.After(instant.Add(clockSkew)) }
 
 // subject is the node, as the subject of a finding.
 func (f *facts) subject() v1alpha1.Subject {

@@ -5,14 +5,15 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/text"
 )
 
 // checkTrust reports a Cluster CA that cannot be read, once and not on every node, if the policy judges who signed the
-// serving certificates, or the Cluster CA itself.
-func (e *evaluation) checkTrust() {
+// serving certificates, or the Cluster CA itself, or trust bundles that could not be compared with it.
+func (e *evaluation) checkTrust(known *ControlPlane) {
 	var concerns concern
 	purpose := v1alpha1.PurposeKubeletServing
 	if e.rules.rotation != v1alpha1.ServingRotationIgnored {
@@ -26,6 +27,9 @@ func (e *evaluation) checkTrust() {
 	if e.rules.watched.apiServer {
 		concerns |= controlPlane
 	}
+	if e.uncompared(known) {
+		concerns |= trustBundles
+	}
 	if e.trustError == "" || concerns == 0 {
 		return
 	}
@@ -33,11 +37,18 @@ func (e *evaluation) checkTrust() {
 		Reason:      v1alpha1.ReasonTrustBundleUnavailable,
 		Subject:     v1alpha1.Subject{Kind: v1alpha1.SubjectConfigMap, Name: text.Phrase(e.trustSource, maxQualified)},
 		Certificate: purpose,
-		Message: fmt.Sprintf("The Cluster CA could not be read: %s. Without it nothing tells whether the kubelets serve "+
-			"certificates of the cluster. Restore the ConfigMap, or let the manager's flags name the one that holds the "+
+		Message: fmt.Sprintf("The Cluster CA could not be read: %s. Without it nothing tells which certificates, and "+
+			"which trust bundles, are of the cluster. Restore the ConfigMap, or let the manager's flags name the one that holds the "+
 			"CA of the kubelets' serving certificates.", text.Phrase(e.trustError, 2*maxPhrase)),
 	})
 	e.tally.addOther(sourceGroup, e.found)
+}
+
+// uncompared says that watched trust bundles could not be compared with the Cluster CA, for want of it.
+func (e *evaluation) uncompared(known *ControlPlane) bool {
+	return known != nil && slices.ContainsFunc(known.Unreadable, func(u Unreadable) bool {
+		return u.Source == e.trustSource && slices.Contains(ofTrustBundles, u.Purpose) && e.rules.watched.purpose(u.Purpose)
+	})
 }
 
 // unverified says that the kubelet presented a certificate, and that nobody could tell who signed it.

@@ -35,24 +35,32 @@ func (e *evaluation) clientInUse(f *facts) *v1alpha1.CertificateStatus {
 	expires := f.self.ClientExpires.Time
 	if f.client != nil {
 		apart := f.client.NotAfter.Sub(expires)
-		if apart.Abs() <= sameExpiry || apart > 0 && f.self.Outcome != v1alpha1.KubeletRead {
+		if apart.Abs() <= sameExpiry || apart > 0 && f.self.Outcome != v1alpha1.KubeletRead && !e.silentSince(f, expires) {
 			return f.client
 		}
 	}
 	certificate := &v1alpha1.CertificateStatus{Purpose: v1alpha1.PurposeKubeletClient, NotAfter: metav1.NewTime(expires)}
-	if lifetime := e.learntLifetime(); lifetime > 0 {
+	if lifetime := e.learntLifetimes().newest; lifetime > 0 {
 		certificate.NotBefore = metav1.NewTime(expires.Add(-lifetime))
 	}
 	return certificate
 }
 
-// learntLifetime is how long the newest known client certificate of any node lives; zero when none is known.
-func (e *evaluation) learntLifetime() time.Duration {
+// silentSince says that the certificate expired, and that the kubelet has not been heard of since.
+func (e *evaluation) silentSince(f *facts, expires time.Time) bool {
+	return f.node.down() && !f.node.heardAfter(expires) && e.reached(expires.Add(time.Nanosecond))
+}
+
+// learnt is what the known client certificates of all nodes show: how long the newest of them lives, and the longest any does.
+// Both are zero when none is known.
+type learnt struct{ newest, longest time.Duration }
+
+func (e *evaluation) learntLifetimes() learnt {
 	if e.learnt != nil {
 		return *e.learnt
 	}
 	var newest time.Time
-	var lifetime time.Duration
+	var lifetimes learnt
 	var f facts
 	for i := range e.nodes {
 		f.gather(&e.nodes[i])
@@ -61,12 +69,18 @@ func (e *evaluation) learntLifetime() time.Duration {
 		}
 		life := f.client.NotAfter.Sub(f.client.NotBefore.Time)
 		order := f.client.NotBefore.Compare(newest)
-		if order > 0 || order == 0 && life > lifetime {
-			newest, lifetime = f.client.NotBefore.Time, life
+		if order > 0 || order == 0 && life > lifetimes.newest {
+			newest, lifetimes.newest = f.client.NotBefore.Time, life
 		}
+		lifetimes.longest = max(lifetimes.longest, life)
 	}
-	e.learnt = &lifetime
-	return lifetime
+	e.learnt = &lifetimes
+	return lifetimes
+}
+
+// lifetimeGuessed says that of a certificate only the expiry is known, and its lifetime is taken to be that of others.
+func lifetimeGuessed(certificate *v1alpha1.CertificateStatus) bool {
+	return certificate.Source == "" && !certificate.NotBefore.IsZero()
 }
 
 // guessed says, at the end of a message, how the lifetime of a certificate of which only the expiry is known was come by.
@@ -74,12 +88,12 @@ func (e *evaluation) guessed(certificate *v1alpha1.CertificateStatus, now age) s
 	switch {
 	case certificate.Source != "" || now != ageDue && now != ageOverdue:
 		return ""
-	case certificate.NotBefore.IsZero():
+	case now == ageOverdue:
 		return fmt.Sprintf(" When it was issued is not known, so that it is judged by %s.minimumRemaining only.",
 			e.rules.nodes.field)
 	}
 	return fmt.Sprintf(" When it was issued is not known; its lifetime is taken to be that of the newest known client "+
-		"certificate of the same signer, %s.", e.learntLifetime().Round(time.Minute))
+		"certificate of the same signer, %s.", e.learntLifetimes().newest.Round(time.Minute))
 }
 
 // checkKubeletSettings reports, where rotation is required, a kubelet whose configuration says that it is off.

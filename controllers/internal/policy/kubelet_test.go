@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -138,8 +139,14 @@ func TestClientCertificateInUse(t *testing.T) {
 		},
 		{
 			name:   "the kubelet says another, past 90 % of a learnt lifetime",
-			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletRead, ptrAt(30*day)) }, counts: "2/1/0/1/0/0",
-			want: []brief{overdue(30*day - year/10)}, says: "its lifetime is taken to be that of the newest known",
+			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletRead, ptrAt(30*day)) }, counts: "2/1/0/0/0/1",
+			want: []brief{ofNode(v1alpha1.ReasonNotObserved, notKnown, kubeletClient, now.Add(30*day-year/10).Format(time.RFC3339))},
+			says: "it passed 90 % of that at 2026-02-23T",
+		},
+		{
+			name:   "the kubelet says another, past 90 % of a learnt lifetime, and close to its end",
+			change: func(n *Node) { stale(n); says(n, v1alpha1.KubeletRead, ptrAt(day)) }, counts: "2/1/0/1/0/0",
+			want: []brief{overdue(0)}, says: "judged by spec.expiry.minimumRemaining only",
 		},
 		{
 			name:   "nothing was remembered, close to its end",
@@ -159,7 +166,7 @@ func TestClientCertificateInUse(t *testing.T) {
 		{
 			name:   "the kubelet still uses an older one than was issued",
 			change: func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(time.Hour)) }, counts: "2/1/0/1/0/0",
-			want: []brief{overdue(time.Hour - year/10)},
+			want: []brief{overdue(time.Hour - day)},
 		},
 		{
 			name:   "another was issued since the kubelet could be asked",
@@ -190,6 +197,40 @@ func TestClientCertificateInUse(t *testing.T) {
 	}
 }
 
+// A kubelet that got a certificate and could not store it falls silent when the one that it uses expires.
+func TestIssuedClientCertificateThatWasNotStored(t *testing.T) {
+	const ago = time.Minute
+	silent := func(n *Node) {
+		says(n, v1alpha1.KubeletAccessDenied, ptrAt(-ago))
+		n.Ready, n.ReadySince, n.Heard = corev1.ConditionUnknown, now, now.Add(-2*ago)
+	}
+	since := now.Add(-ago).Format(time.RFC3339)
+	verdict := Evaluate(input(aksSpec(), silent))
+	mayNot := func(permission string) brief {
+		return brief{v1alpha1.ReasonAccessDenied, notKnown, v1alpha1.SubjectPermission, permission, "", hourAgo}
+	}
+	expectFindings(t, verdict,
+		ofNode(v1alpha1.ReasonNodePoolNeedsRecreation, violates, kubeletClient, now.Format(time.RFC3339)),
+		ofNode(v1alpha1.ReasonExpired, violates, kubeletClient, since),
+		mayNot("get nodes/configz"), mayNot("get nodes/metrics"))
+	expectMessage(t, verdict, v1alpha1.ReasonExpired,
+		"although another one (serial number b1) was issued to it, valid until 2027-02-19T")
+	if got := certified(verdict.Certificates); got != "2/1/0/0/1/0" {
+		t.Errorf("certificates = %s", got)
+	}
+	for name, change := range map[string]func(*Node){
+		"not expired yet":           func(n *Node) { n.Observed.Kubelet.ClientExpires = ptrAt(0) },
+		"ready":                     func(n *Node) { n.Ready, n.Heard = corev1.ConditionTrue, time.Time{} },
+		"heard of since":            func(n *Node) { n.Observed.Kubelet.ClientExpires = ptrAt(-day) },
+		"nobody says whether ready": func(n *Node) { n.Ready = "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			expectFindings(t, Evaluate(input(aksSpec(), func(n *Node) { silent(n); change(n) })),
+				mayNot("get nodes/configz"), mayNot("get nodes/metrics"))
+		})
+	}
+}
+
 // The lifetime is learnt from the newest certificate of any node, in whatever order they come.
 func TestLifetimeIsLearntFromOthers(t *testing.T) {
 	asking, older, newer := healthy("a"), healthy("b"), healthy("c")
@@ -204,5 +245,36 @@ func TestLifetimeIsLearntFromOthers(t *testing.T) {
 			now.Add(-5 * day).Format(time.RFC3339),
 		})
 		expectMessage(t, verdict, v1alpha1.ReasonRotationDue, "same signer, 2400h0m0s.")
+	}
+}
+
+// What is learnt from others is a guess, which informs at the most: signers are set to issue for longer, or for less long.
+func TestGuessedLifetime(t *testing.T) {
+	for _, tc := range []struct {
+		name             string
+		lifetime, remain time.Duration
+		want             []brief
+	}{
+		{name: "longer than the others", lifetime: 30 * day, remain: 200 * day},
+		{name: "shorter than the others, and fresh", lifetime: year, remain: 29 * day, want: []brief{{
+			v1alpha1.ReasonNotObserved, notKnown, v1alpha1.SubjectNode, "a", kubeletClient,
+			now.Add(29*day - year/10).Format(time.RFC3339),
+		}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			asking, other := healthy("a"), healthy("b")
+			forgetClient(&asking)
+			says(&asking, v1alpha1.KubeletRead, ptrAt(tc.remain))
+			client(&other).NotBefore, client(&other).NotAfter = at(-day), at(tc.lifetime-day)
+			verdict := Evaluate(Input{Spec: aksSpec(), Nodes: []Node{asking, other}, Now: now})
+			expectFindings(t, verdict, tc.want...)
+			first := "b"
+			if tc.remain < tc.lifetime {
+				first = "a"
+			}
+			if verdict.NextExpiration == nil || verdict.NextExpiration.Node != first {
+				t.Errorf("next expiration %+v, want one of %s", verdict.NextExpiration, first)
+			}
+		})
 	}
 }

@@ -95,34 +95,84 @@ func checkClientLifetime(e *evaluation, f *facts) {
 	case e.outlived(f, certificate):
 		e.certificates.unknown++
 		e.addOutlived(f, certificate)
+	case e.perhapsOverdue(certificate):
+		e.certificates.unknown++
+		e.certificates.expiring(f.node.Name, certificate.Purpose, certificate.NotAfter.Time)
+		e.addPerhapsOverdue(f, certificate)
 	default:
 		e.certificates.count(e.judgeAge(f, certificate))
 	}
 }
 
-// outlived says that the Node is ready although the newest known client certificate has expired. A kubelet that has no valid
-// one cannot say that it is well, so it uses another, of which nobody knows: Kubernetes deletes a signing request an hour
+// clockSkew is how far the clock of a node may be ahead of that of the API server.
+const clockSkew = 10 * time.Minute
+
+// outlived says that the kubelet lives although the newest known client certificate has expired: the Node is ready, or it became
+// otherwise only after the kubelet had reported once more, as when the machine is restarted. A kubelet that has no valid
+// certificate cannot do that, so it uses another, of which nobody knows: Kubernetes deletes a signing request an hour
 // after it was issued, and notafter was not running then. It takes Kubernetes about a minute to see that a kubelet is silent;
 // for so long a certificate that did expire is not known, either.
 func (e *evaluation) outlived(f *facts, certificate *v1alpha1.CertificateStatus) bool {
-	return f.node.Ready == corev1.ConditionTrue && e.reached(certificate.NotAfter.Add(time.Nanosecond))
+	lives := f.node.Ready == corev1.ConditionTrue || f.node.heardAfter(certificate.NotAfter.Time)
+	return lives && e.reached(certificate.NotAfter.Add(time.Nanosecond))
 }
 
 func (e *evaluation) addOutlived(f *facts, certificate *v1alpha1.CertificateStatus) {
 	notAfter := certificate.NotAfter.Time
+	lives := "the Node is ready"
+	if f.node.Ready != corev1.ConditionTrue {
+		lives = "the kubelet has reported to the API server since"
+	}
 	e.addTo(lifetimes, v1alpha1.Finding{
 		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
 		Since: timestamp(notAfter),
-		Message: fmt.Sprintf("The newest known client certificate of the kubelet%s expired at %s, and yet the Node is ready: "+
-			"its kubelet has renewed it while notafter was not running, and when the new one expires is not known. It will be "+
+		Message: fmt.Sprintf("The newest known client certificate of the kubelet%s expired at %s, and yet %s: "+
+			"it was renewed while notafter was not running, and when the new one expires is not known. It will be "+
 			"known at the next renewal, or once notafter may read the kubelet's metrics. To forget the old one, delete the "+
-			"NodeCertificates of the node.", numbered(certificate), instant(notAfter)),
+			"NodeCertificates of the node.", numbered(certificate), instant(notAfter), lives),
+	})
+}
+
+// kubeletAges are the instants at which a kubelet's certificate gets older. Where its lifetime is a guess, so is the instant at
+// which it is due, which only informs. Nothing worse follows from a guess: the signer may have been set to issue certificates
+// for longer, or for less long, since.
+func (e *evaluation) kubeletAges(certificate *v1alpha1.CertificateStatus) ages {
+	a := e.rules.nodes.agesOf(certificate.NotBefore.Time, certificate.NotAfter.Time)
+	if lifetimeGuessed(certificate) {
+		a.valid, a.overdue = time.Time{}, e.rules.nodes.agesOf(time.Time{}, certificate.NotAfter.Time).overdue
+	}
+	return a
+}
+
+// perhapsOverdue says that a certificate would be overdue, if the guess at its lifetime is right, and is not by anything else.
+func (e *evaluation) perhapsOverdue(certificate *v1alpha1.CertificateStatus) bool {
+	return lifetimeGuessed(certificate) && !e.reached(e.kubeletAges(certificate).overdue) &&
+		e.reached(e.rules.nodes.overdueAt(certificate))
+}
+
+// overdueAt is the instant at which so much of a certificate's life is over that it is overdue.
+func (x *expiry) overdueAt(certificate *v1alpha1.CertificateStatus) time.Time {
+	life := pki.Lifetime{NotBefore: certificate.NotBefore.Time, NotAfter: certificate.NotAfter.Time}
+	return life.At(x.overduePercent)
+}
+
+func (e *evaluation) addPerhapsOverdue(f *facts, certificate *v1alpha1.CertificateStatus) {
+	since := e.rules.nodes.overdueAt(certificate)
+	e.addTo(lifetimes, v1alpha1.Finding{
+		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletClient,
+		Since: timestamp(since), NotAfter: timestamp(certificate.NotAfter.Time),
+		Message: fmt.Sprintf("When the client certificate that the kubelet says it uses was issued is not known, so that it may be "+
+			"overdue. If it lives for as long as the newest known one of the same signer, %s, it passed %d %% of that at %s and "+
+			"was not renewed; it expires at %s. Check the kubelet's signing requests (kubectl get csr) and its log, unless "+
+			"certificates used to live for less long. At its next renewal it will be known.",
+			e.learntLifetimes().newest.Round(time.Minute), e.rules.nodes.overduePercent, instant(since),
+			instant(certificate.NotAfter.Time)),
 	})
 }
 
 // judgeAge adds at most one finding, the worst, about a certificate's age.
 func (e *evaluation) judgeAge(f *facts, certificate *v1alpha1.CertificateStatus) age {
-	a := e.rules.nodes.agesOf(certificate.NotBefore.Time, certificate.NotAfter.Time)
+	a := e.kubeletAges(certificate)
 	now := e.age(a)
 	switch now {
 	case ageCurrent, ageDue, ageOverdue:
@@ -143,7 +193,8 @@ func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a
 	switch now {
 	case ageExpired:
 		finding.Reason, finding.Since = v1alpha1.ReasonExpired, timestamp(certificate.NotAfter.Time)
-		said = fmt.Sprintf("expired at %s. %s", instant(certificate.NotAfter.Time), expiredEffect(certificate.Purpose))
+		said = fmt.Sprintf("expired at %s. %s%s", instant(certificate.NotAfter.Time), f.unstored(certificate),
+			expiredEffect(certificate.Purpose))
 	case ageNotYetValid:
 		finding.Reason = v1alpha1.ReasonNotYetValid
 		said = fmt.Sprintf("is not valid before %s, so whoever verifies it refuses it until then. A clock is wrong: "+
@@ -160,6 +211,16 @@ func (e *evaluation) addAge(f *facts, certificate *v1alpha1.CertificateStatus, a
 	}
 	finding.Message = f.title(certificate) + numbered(certificate) + " " + said + e.guessed(certificate, now)
 	e.add(finding)
+}
+
+// unstored says, in a sentence of a message, that another client certificate than the one that the kubelet said to use was issued
+// to it; empty if none was.
+func (f *facts) unstored(certificate *v1alpha1.CertificateStatus) string {
+	if certificate.Source != "" || f.client == nil || !f.client.NotAfter.After(certificate.NotAfter.Time) {
+		return ""
+	}
+	return fmt.Sprintf("The kubelet has been silent since, although another one%s was issued to it, valid until %s: look in its "+
+		"log for why it did not store that. ", numbered(f.client), instant(f.client.NotAfter.Time))
 }
 
 // numbered is the certificate's serial number, to follow its mention; empty when it is not known.

@@ -219,6 +219,9 @@ func (g generator) node(i int) Node {
 	n.Created = g.instant().Time
 	n.KubeletVersion = pick(g, "v1.32.9", "v1.33.0")
 	n.Ready = pick(g, corev1.ConditionTrue, corev1.ConditionFalse, "")
+	if g.chance(50) {
+		n.Heard = g.instant().Time
+	}
 	if g.chance(10) {
 		n.Labels = nil
 	}
@@ -269,6 +272,9 @@ func (g generator) node(i int) Node {
 		if g.chance(40) {
 			since := g.instant()
 			r.Pending, r.PendingSince = int32(1+g.IntN(2)), &since
+		}
+		if g.chance(40) {
+			r.ApprovedSince = new(g.instant())
 		}
 		r.Malformed = pick(g, "", "", "malformed")
 		n.Observed.SigningRequests = append(n.Observed.SigningRequests, r)

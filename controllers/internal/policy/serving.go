@@ -151,6 +151,9 @@ func (e *evaluation) judgeNames(f *facts) {
 		e.judgeOtherAddresses(f)
 		return
 	}
+	if e.renaming(f) {
+		return
+	}
 	finding := v1alpha1.Finding{
 		Reason: v1alpha1.ReasonServingCertificateNameMismatch, Subject: f.subject(),
 		Certificate: v1alpha1.PurposeKubeletServing,
@@ -165,6 +168,37 @@ func (e *evaluation) judgeNames(f *facts) {
 		"change: check status.addresses of the Node, the kubelet's --node-ip, and its signing requests (kubectl get csr).",
 		f.kubelet(), names)
 	e.add(finding)
+}
+
+// renaming says that the kubelet may be about to serve a certificate with the names that the one in use lacks: a kubelet asks for
+// another as soon as its Node's addresses change. It is given the time that this may take, and until then how it turns out is not
+// known.
+func (e *evaluation) renaming(f *facts) bool {
+	until, asked := e.grown(f), f.asksSinceServed()
+	switch r := f.servingRequest; {
+	case !asked || r.Refusal != nil:
+	case r.ApprovedSince != nil:
+		until = later(until, r.ApprovedSince.Add(e.rules.issueTimeout))
+	case r.PendingSince != nil:
+		until = later(until, r.PendingSince.Add(e.rules.pendingTimeout))
+	case r.Stage == v1alpha1.StageIssued && r.Issued != nil:
+		until = later(until, r.Issued.Add(e.rules.issueTimeout))
+	}
+	if e.reached(until) {
+		return false
+	}
+	e.addTo(serving, v1alpha1.Finding{
+		Reason: v1alpha1.ReasonNotObserved, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
+		Message: fmt.Sprintf("The serving certificate of the kubelet does not name all addresses of its Node, which are new or have "+
+			"changed. If it serves none that does by %s, it violates the policy as ServingCertificateNameMismatch.", instant(until)),
+	})
+	return true
+}
+
+// asksSinceServed says that the kubelet has asked for a serving certificate since it got the one that it serves.
+func (f *facts) asksSinceServed() bool {
+	return f.servingRequest != nil && f.served != nil &&
+		f.servingRequest.Created.After(f.served.NotBefore.Add(backdated))
 }
 
 // allAddresses is how many IP addresses of a certificate are known at most. One that has so many may have more.
@@ -185,7 +219,7 @@ func (e *evaluation) judgeOtherAddresses(f *facts) {
 			missing = append(missing, address)
 		}
 	}
-	if len(missing) == 0 {
+	if len(missing) == 0 || e.renaming(f) {
 		return
 	}
 	e.add(v1alpha1.Finding{
@@ -206,14 +240,19 @@ func listed(names []string) string {
 	return text.Phrase(strings.Join(names, ", "), maxPhrase)
 }
 
-// checkServingRequest reports a kubelet without a serving certificate that never asked for one. A kubelet asks only once
-// its Node has an IP address (https://github.com/kubernetes/kubernetes/issues/125813).
+// checkServingRequest reports a kubelet without a serving certificate that never asked for one, as far as requests can be read. A
+// kubelet asks only once its Node has an IP address (https://github.com/kubernetes/kubernetes/issues/125813), and without one
+// nobody can ask it, either.
 func checkServingRequest(e *evaluation, f *facts) {
-	if e.rules.rotation != v1alpha1.ServingRotationRequired || !f.withoutCertificate() || f.servingRequest != nil ||
-		!e.old(f) {
+	missing := f.withoutCertificate() || f.unaddressed()
+	if e.rules.rotation != v1alpha1.ServingRotationRequired || !missing || f.servingRequest != nil || !e.old(f) ||
+		e.unread(certificatesv1.KubeletServingSignerName) {
 		return
 	}
-	why := "Check serverTLSBootstrap in the kubelet's configuration, and its log."
+	what, why := "The kubelet has", "Check serverTLSBootstrap in the kubelet's configuration, and its log."
+	if f.withoutCertificate() {
+		what += " no serving certificate and has"
+	}
 	if !f.node.HasAddress {
 		why = "Its Node has no IP address in status.addresses, and a kubelet asks for no serving certificate until it has " +
 			"one: check the cloud's node controller, or set the kubelet's --node-ip."
@@ -221,9 +260,15 @@ func checkServingRequest(e *evaluation, f *facts) {
 	e.add(v1alpha1.Finding{
 		Reason: v1alpha1.ReasonServingRequestMissing, Subject: f.subject(), Certificate: v1alpha1.PurposeKubeletServing,
 		Since: timestamp(f.serving.Since.Time),
-		Message: fmt.Sprintf("The kubelet has no serving certificate and has filed no CertificateSigningRequest to %s, so it "+
-			"will not get one: %s. %s", certificatesv1.KubeletServingSignerName, withoutServing, why),
+		Message: fmt.Sprintf("%s filed no CertificateSigningRequest to %s, so it will not get a serving certificate: %s. %s", what,
+			certificatesv1.KubeletServingSignerName, withoutServing, why),
 	})
+}
+
+// unaddressed says that the Node has no IP address, and that no serving certificate of its kubelet is known.
+func (f *facts) unaddressed() bool {
+	return f.serving != nil && f.serving.Outcome == v1alpha1.ProbeNoAddress && !f.node.HasAddress &&
+		f.served == nil && f.issued == nil
 }
 
 // checkServedIsIssued reports a kubelet that goes on serving another certificate after a valid one was issued to it. It

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/notafter/notafter/api/v1alpha1"
 )
 
@@ -32,12 +34,21 @@ func noneEver(n *Node, age time.Duration) {
 	pending(servingRequest(n), -time.Minute)
 }
 
+// unaddressed is a kubelet that nobody can ask, and that never asked for a certificate, because its Node has no address.
+func unaddressed(n *Node) {
+	alert(n)
+	n.Observed.Serving.Mode, n.Observed.Serving.Outcome = v1alpha1.ServingModeUnknown, v1alpha1.ProbeNoAddress
+	n.HasAddress, n.Observed.Certificates = false, n.Observed.Certificates[2:]
+	n.Observed.SigningRequests = n.Observed.SigningRequests[:1]
+}
+
 // What each kubelet's handshake means under each of the three expectations of rotation.
 func TestServingCertificate(t *testing.T) {
 	missing := ofNode(v1alpha1.ReasonServingCertificateMissing, violates, kubeletServing, hourAgo)
 	unlabelled := ofNode(v1alpha1.ReasonServingLabelMissing, violates, kubeletServing, "")
 	notDisabled := ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, tenDaysAgo)
 	notObserved := ofNode(v1alpha1.ReasonNotObserved, notKnown, "", "")
+	unprobed := ofNode(v1alpha1.ReasonProbeFailed, notKnown, kubeletServing, hourAgo)
 	for _, tc := range []struct {
 		name                        string
 		change                      func(*Node)
@@ -111,6 +122,29 @@ func TestServingCertificate(t *testing.T) {
 			},
 			disabled: []brief{missing}, ignored: []brief{missing},
 		}, {
+			name: "no address, and none asked for", change: unaddressed,
+			required: []brief{ofNode(v1alpha1.ReasonServingRequestMissing, violates, kubeletServing, hourAgo), unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
+			name:     "no address, and none asked for, on a new node",
+			change:   func(n *Node) { unaddressed(n); n.Created = now.Add(-5*time.Minute + 1) },
+			required: []brief{unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
+			name:     "no kubelet port",
+			change:   func(n *Node) { unaddressed(n); n.HasAddress = true },
+			required: []brief{unprobed},
+			disabled: []brief{
+				ofNode(v1alpha1.ReasonServingRotationNotDisabled, violates, kubeletServing, ""), unprobed,
+			},
+			ignored: []brief{unprobed},
+		}, {
 			name: "none, and none asked for, on a new node",
 			change: func(n *Node) {
 				noneEver(n, time.Minute)
@@ -177,6 +211,9 @@ func TestServingMessages(t *testing.T) {
 				n.HasAddress, n.Observed.SigningRequests = false, nil
 			},
 			v1alpha1.ReasonServingRequestMissing, []string{"no IP address in status.addresses", "--node-ip"},
+		}, {
+			"no address to ask at", unaddressed, v1alpha1.ReasonServingRequestMissing,
+			[]string{"The kubelet has filed no CertificateSigningRequest", "no IP address in status.addresses", "--node-ip"},
 		}, {
 			"no request", func(n *Node) { alert(n); n.Observed.SigningRequests = nil },
 			v1alpha1.ReasonServingRequestMissing, []string{"serverTLSBootstrap"},
@@ -352,4 +389,96 @@ func TestIssuedCertificateNotServed(t *testing.T) {
 		in.Now = now.Add(time.Hour)
 		expectFindings(t, Evaluate(in))
 	})
+}
+
+// Whose requests cannot be read may have filed one.
+func TestServingRequestThatNobodyCanSee(t *testing.T) {
+	for _, reason := range []string{v1alpha1.ReasonAccessDenied, v1alpha1.ReasonNotObserved} {
+		for _, change := range []func(*Node){unaddressed, func(n *Node) {
+			alert(n)
+			n.Observed.SigningRequests = nil
+		}} {
+			in := input(aksSpec(), change)
+			in.Denied = []Denial{{Permission: "list requests", Reason: reason, SignerName: servingSigner}}
+			for _, f := range Evaluate(in).Findings {
+				if f.Reason == v1alpha1.ReasonServingRequestMissing {
+					t.Errorf("%s, and: %s", reason, f.Message)
+				}
+			}
+			in.Denied[0].SignerName = clientSigner
+			expectMessage(t, Evaluate(in), v1alpha1.ReasonServingRequestMissing, "filed no CertificateSigningRequest")
+		}
+	}
+}
+
+// A kubelet whose Node's addresses changed is given the time to get another certificate.
+func TestNamesChange(t *testing.T) {
+	mismatch := func(n *Node) { n.Observed.Serving.NameMatch = v1alpha1.NameMismatches }
+	another := func(n *Node) { n.InternalIPs = []string{"10.0.0.4", "fd00::4"} }
+	asks := func(stage v1alpha1.SigningStage, change func(*v1alpha1.SigningRequestStatus)) func(*Node) {
+		return func(n *Node) {
+			r := servingRequest(n)
+			r.Stage, r.Created, r.Decided, r.Issued = stage, at(-time.Minute), nil, ptrAt(-10*day)
+			if change != nil {
+				change(r)
+			}
+		}
+	}
+	waits := func(r *v1alpha1.SigningRequestStatus) { r.Pending, r.PendingSince = 1, ptrAt(-time.Minute) }
+	for _, tc := range []struct {
+		name    string
+		request func(*Node)
+		// grace is how long it still has; zero for none.
+		grace time.Duration
+	}{
+		{name: "has not asked", request: func(*Node) {}},
+		{name: "is new", request: func(n *Node) { n.Created = now.Add(-time.Minute) }, grace: 4 * time.Minute},
+		{name: "asks", request: asks(v1alpha1.StagePending, waits), grace: 4 * time.Minute},
+		{
+			name: "has been asking for too long", request: asks(v1alpha1.StagePending, func(r *v1alpha1.SigningRequestStatus) {
+				r.Pending, r.PendingSince = 2, ptrAt(-time.Hour)
+			}),
+		}, {
+			name: "asks again after a refusal", request: asks(v1alpha1.StagePending, func(r *v1alpha1.SigningRequestStatus) {
+				waits(r)
+				r.Refusal = &v1alpha1.SigningRefusal{Name: "csr-0", Stage: v1alpha1.StageDenied, Time: at(-2 * time.Minute)}
+			}),
+		}, {
+			name: "is about to get it", grace: time.Minute,
+			request: asks(v1alpha1.StageApproved, func(r *v1alpha1.SigningRequestStatus) { r.ApprovedSince = ptrAt(-time.Minute) }),
+		}, {
+			name: "is about to serve it", grace: time.Minute,
+			request: asks(v1alpha1.StageIssued, func(r *v1alpha1.SigningRequestStatus) { r.Issued = ptrAt(-time.Minute) }),
+		},
+		{name: "was refused", request: asks(v1alpha1.StageDeleted, nil)},
+	} {
+		for what, change := range map[string]func(*Node){"asked at": mismatch, "another": another} {
+			t.Run(tc.name+", "+what, func(t *testing.T) {
+				in := input(aksSpec(), func(n *Node) { change(n); tc.request(n) })
+				named := func(in Input) (reasons []string, of Verdict) {
+					of = Evaluate(in)
+					for _, f := range of.Findings {
+						if f.Reason == v1alpha1.ReasonServingCertificateNameMismatch || f.Reason == v1alpha1.ReasonNotObserved {
+							reasons = append(reasons, f.Reason)
+						}
+					}
+					return reasons, of
+				}
+				want := []string{v1alpha1.ReasonServingCertificateNameMismatch}
+				if tc.grace > 0 {
+					reasons, verdict := named(in)
+					if diff := cmp.Diff([]string{v1alpha1.ReasonNotObserved}, reasons); diff != "" {
+						t.Errorf("findings (-want +got):\n%s", diff)
+					}
+					if until := now.Add(tc.grace); verdict.NextCheck.After(until) {
+						t.Errorf("next check %v, want %v at the latest", verdict.NextCheck, until)
+					}
+					in.Now = now.Add(tc.grace)
+				}
+				if reasons, _ := named(in); !cmp.Equal(want, reasons) {
+					t.Errorf("found %v, want %v", reasons, want)
+				}
+			})
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,12 +19,39 @@ import (
 // checkSigningRequests judges how far the node's signing requests have come: those for client certificates always, those
 // for serving certificates where rotation is required.
 func checkSigningRequests(e *evaluation, f *facts) {
+	q := request{subject: f.subject(), node: f.node.Name}
 	if f.clientRequest != nil {
-		e.judgeRequest(f.subject(), f.node.Name, f.clientRequest)
+		q.SigningRequestStatus, q.issued = f.clientRequest, e.clientIssued(f)
+		e.judgeRequest(&q)
 	}
 	if f.servingRequest != nil && e.rules.rotation == v1alpha1.ServingRotationRequired {
-		e.judgeRequest(f.subject(), f.node.Name, f.servingRequest)
+		q.SigningRequestStatus, q.issued = f.servingRequest, f.servingIssued()
+		e.judgeRequest(&q)
 	}
+}
+
+// servingIssued is when the serving certificate in use was issued; zero if none of the signer's is.
+func (f *facts) servingIssued() time.Time {
+	if !f.presented() || f.serving.Mode != v1alpha1.ServingModeClusterSigned || f.served == nil {
+		return time.Time{}
+	}
+	return f.served.NotBefore.Add(backdated)
+}
+
+// clientIssued is when the client certificate in use was issued, at the earliest; zero if nothing tells. One that expires after
+// the newest known one was issued unseen: that was no longer ago than client certificates live.
+func (e *evaluation) clientIssued(f *facts) time.Time {
+	if f.client == nil || f.self == nil || f.self.ClientExpires == nil {
+		return time.Time{}
+	}
+	expires := f.self.ClientExpires.Time
+	switch apart := expires.Sub(f.client.NotAfter.Time); {
+	case apart.Abs() <= sameExpiry:
+		return f.client.NotBefore.Add(backdated)
+	case apart > 0:
+		return expires.Add(backdated - e.learntLifetimes().longest)
+	}
+	return time.Time{}
 }
 
 // judgeOrphans judges the signing requests that belong to no Node, by the same rules, each by itself.
@@ -38,7 +66,7 @@ func (e *evaluation) judgeOrphans(requests []Request) {
 		first := len(e.found)
 		// Kubernetes does not limit the length of a request's name; a status that named it whole could not be written.
 		subject := v1alpha1.Subject{Kind: v1alpha1.SubjectSigningRequest, Name: text.Phrase(r.Name, maxSubject)}
-		e.judgeRequest(subject, r.NodeName, &status)
+		e.judgeRequest(&request{SigningRequestStatus: &status, subject: subject, node: r.NodeName})
 		e.tally.addOther(requestGroup, e.found[first:])
 	}
 }
@@ -55,6 +83,7 @@ func (r *Request) status() v1alpha1.SigningRequestStatus {
 	case v1alpha1.StageApproved:
 		if !r.Decided.IsZero() {
 			status.Decided = &metav1.Time{Time: r.Decided}
+			status.ApprovedSince = status.Decided
 		}
 	case v1alpha1.StageDenied, v1alpha1.StageFailed:
 		status.Refusal = &v1alpha1.SigningRefusal{
@@ -76,37 +105,52 @@ func orphanSeverity(reason, signerName string) v1alpha1.Severity {
 	return v1alpha1.SeverityViolation
 }
 
-// judgeRequest judges the requests of one owner to one signer. The status names the newest; node is who asks, if known.
-func (e *evaluation) judgeRequest(subject v1alpha1.Subject, node string, r *v1alpha1.SigningRequestStatus) {
-	q := request{SigningRequestStatus: r, subject: subject, node: node}
-	e.judgePending(&q)
-	e.judgeRefusal(&q)
-	if r.Stage == v1alpha1.StageApproved {
-		e.judgeApproved(&q)
+// judgeRequest judges the requests of one owner to one signer. The status names the newest.
+func (e *evaluation) judgeRequest(q *request) {
+	e.judgePending(q)
+	e.judgeRefusal(q)
+	e.judgeApproved(q)
+	e.judgeMalformed(q)
+}
+
+func (e *evaluation) judgeMalformed(q *request) {
+	if q.Malformed == "" || q.Stage != v1alpha1.StagePending && (q.Stage != v1alpha1.StageFailed || q.over(q.decided())) {
+		return
 	}
-	if r.Malformed != "" && (r.Stage == v1alpha1.StagePending || r.Stage == v1alpha1.StageFailed) {
-		e.addRequest(&q, v1alpha1.ReasonSigningRequestMalformed, &r.Created, fmt.Sprintf(
-			"%s cannot be signed as it is: %s. %s Check the kubelet's version and configuration, and delete the request if "+
-				"a stranger filed it.", q.title(r.Name), text.Phrase(r.Malformed, maxPhrase), q.effect()))
-	}
+	e.addRequest(q, v1alpha1.ReasonSigningRequestMalformed, &q.Created, fmt.Sprintf(
+		"%s cannot be signed as it is: %s. %s Check the kubelet's version and configuration, and delete the request if "+
+			"a stranger filed it.", q.title(q.Name), text.Phrase(q.Malformed, maxPhrase), q.effect()))
 }
 
 // request is a signing request's state together with who asks.
 type request struct {
 	*v1alpha1.SigningRequestStatus
 	subject v1alpha1.Subject
-	node    string
+	// node is who asks, if known.
+	node string
+	// issued is when the certificate in use was issued, at the earliest; zero when that is not known.
+	issued time.Time
 }
 
-// judgePending reports requests that nobody decides on: once the oldest has waited for too long, and also, at once, when
-// there is more than one, which means that the kubelet gave up waiting for the first.
+// decided is when the newest request was decided on; when it was created, if nothing says when.
+func (q *request) decided() time.Time {
+	if q.Decided == nil {
+		return q.Created.Time
+	}
+	return q.Decided.Time
+}
+
+// over says that what happened to a request then is over: the owner uses a certificate that was issued since, which notafter
+// did not see, as it does not while it is down. Kubernetes deletes a request an hour after it was issued.
+func (q *request) over(then time.Time) bool { return then.Before(q.issued) }
+
+// judgePending reports requests that nobody decides on, once the oldest has waited for too long. That there is more than one then
+// means that the kubelet gave up waiting for the first.
 func (e *evaluation) judgePending(q *request) {
-	if q.Pending == 0 || q.PendingSince == nil {
+	if q.Pending == 0 || q.PendingSince == nil || !e.reached(q.PendingSince.Add(e.rules.pendingTimeout)) {
 		return
 	}
-	if e.reached(q.PendingSince.Add(e.rules.pendingTimeout)) {
-		e.addRequest(q, v1alpha1.ReasonSigningRequestPending, q.PendingSince, q.waiting())
-	}
+	e.addRequest(q, v1alpha1.ReasonSigningRequestPending, q.PendingSince, q.waiting())
 	if q.Pending >= 2 {
 		e.addRequest(q, v1alpha1.ReasonSigningRequestsLooping, q.PendingSince, fmt.Sprintf(
 			"%d CertificateSigningRequests to %s wait for a decision, the oldest since %s: the kubelet gives up on one after "+
@@ -130,16 +174,13 @@ func (q *request) waiting() string {
 	return message
 }
 
-// judgeRefusal reports a denied or failed request with none issued since.
+// judgeRefusal reports a denied or failed request with none issued since, as far as anybody can tell.
 func (e *evaluation) judgeRefusal(q *request) {
 	refusal := q.Refusal
 	if refusal == nil && (q.Stage == v1alpha1.StageDenied || q.Stage == v1alpha1.StageFailed) {
-		refusal = &v1alpha1.SigningRefusal{Name: q.Name, Stage: q.Stage}
-		if q.Decided != nil {
-			refusal.Time = *q.Decided
-		}
+		refusal = &v1alpha1.SigningRefusal{Name: q.Name, Stage: q.Stage, Time: metav1.NewTime(q.decided())}
 	}
-	if refusal == nil {
+	if refusal == nil || q.over(refusal.Time.Time) {
 		return
 	}
 	var why string
@@ -166,27 +207,45 @@ func given(refusal *v1alpha1.SigningRefusal) string {
 	return cmp.Or(reason, message)
 }
 
-// judgeApproved reports a request that was approved and not signed in time.
+// judgeApproved reports a request that was approved and not signed in time. The oldest counts: a kubelet that gave up on it, and
+// waits for its next one to be approved, waits for the same signer.
 func (e *evaluation) judgeApproved(q *request) {
-	approved := &q.Created
-	if q.Decided != nil {
-		approved = q.Decided
-	}
-	if !e.reached(approved.Add(e.rules.issueTimeout)) {
+	approved := q.approved()
+	if approved == nil || !e.reached(approved.Add(e.rules.issueTimeout)) {
 		return
+	}
+	which := q.title(q.Name)
+	if q.Stage != v1alpha1.StageApproved || q.Decided != nil && !q.Decided.Equal(approved) {
+		which = "The oldest approved CertificateSigningRequest to " + text.Phrase(q.SignerName, maxWord)
 	}
 	e.addRequest(q, v1alpha1.ReasonSigningRequestNotIssued, approved, fmt.Sprintf(
 		"%s was approved at %s, but no certificate was issued. %s The signer is down, or its CA has expired, which it does not "+
 			"report: check the csrsigning controller and the --cluster-signing flags of kube-controller-manager.",
-		q.title(q.Name), instant(approved.Time), q.effect()))
+		which, instant(approved.Time), q.effect()))
+}
+
+// approved is since when an approved request waits for its certificate; nil when none does.
+func (q *request) approved() *metav1.Time {
+	switch {
+	case q.ApprovedSince != nil:
+		return q.ApprovedSince
+	case q.Stage == v1alpha1.StageApproved:
+		return new(metav1.NewTime(q.decided()))
+	}
+	return nil
 }
 
 func (e *evaluation) addRequest(q *request, reason string, since *metav1.Time, message string) {
 	finding := v1alpha1.Finding{
 		Reason: reason, Subject: q.subject, Certificate: q.purpose(), Message: message, Since: timestamp(since.Time),
 	}
-	if q.orphan() {
+	switch {
+	case q.orphan():
 		finding.Severity = orphanSeverity(reason, q.SignerName)
+	case e.withdrawn(q.SignerName):
+		// It was so when requests could last be read. What became of it since, nobody knows.
+		finding.Severity = v1alpha1.SeverityUnknown
+		finding.Message = "As far as is known, since requests may not be read any more: " + finding.Message
 	}
 	e.add(finding)
 }

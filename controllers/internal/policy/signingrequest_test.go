@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/notafter/notafter/api/v1alpha1"
 )
 
@@ -35,11 +37,10 @@ func TestSigningRequests(t *testing.T) {
 			name: "pending for too long", change: func(r *v1alpha1.SigningRequestStatus) { pending(r, -5*time.Minute) },
 			want: []found{{v1alpha1.ReasonSigningRequestPending, fiveMinutesAgo}}, says: "kubectl certificate approve csr-",
 		}, {
-			name: "looping", change: func(r *v1alpha1.SigningRequestStatus) {
-				pending(r, -time.Minute)
+			name: "looping, in time", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -5*time.Minute+1)
 				r.Pending = 2
 			},
-			want: []found{{v1alpha1.ReasonSigningRequestsLooping, "2026-03-01T11:59:00Z"}}, says: "2 CertificateSigningRequests",
 		}, {
 			name: "looping for long", change: func(r *v1alpha1.SigningRequestStatus) {
 				pending(r, -time.Hour)
@@ -80,6 +81,18 @@ func TestSigningRequests(t *testing.T) {
 				r.Stage, r.Decided, r.Created = v1alpha1.StageApproved, nil, at(-2*time.Minute)
 			},
 			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, twoMinutesAgo}},
+		}, {
+			name: "not issued, and another approved since", change: func(r *v1alpha1.SigningRequestStatus) {
+				r.Stage, r.Decided, r.ApprovedSince = v1alpha1.StageApproved, ptrAt(-time.Minute), ptrAt(-time.Hour)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, hourAgo}},
+			says: "The oldest approved CertificateSigningRequest to kubernetes.io/ku",
+		}, {
+			name: "not issued, and another filed since", change: func(r *v1alpha1.SigningRequestStatus) {
+				pending(r, -time.Minute)
+				r.ApprovedSince = ptrAt(-time.Hour)
+			},
+			want: []found{{v1alpha1.ReasonSigningRequestNotIssued, hourAgo}}, says: "was approved at 2026-03-01T11:00:00Z",
 		}, {
 			name: "malformed", change: func(r *v1alpha1.SigningRequestStatus) {
 				pending(r, -2*time.Minute)
@@ -127,6 +140,155 @@ func TestSigningRequests(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever uses a certificate that was issued after a refusal is past it, seen or not.
+func TestRefusalIsOver(t *testing.T) {
+	serves := func(issued time.Duration) func(*Node) {
+		return func(n *Node) { served(n).NotBefore = at(issued - backdated) }
+	}
+	// The kubelet says that the client certificate in use expires a year after it was issued so long ago.
+	uses := func(issued time.Duration) func(*Node) {
+		return func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(year+issued-backdated)) }
+	}
+	known := func(n *Node) { client(n).NotBefore, client(n).NotAfter = at(-300*day), at(65*day) }
+	both := func(changes ...func(*Node)) func(*Node) {
+		return func(n *Node) {
+			for _, change := range changes {
+				change(n)
+			}
+		}
+	}
+	const refusedAt = -10 * day
+	for _, tc := range []struct {
+		name    string
+		of      func(*Node) *v1alpha1.SigningRequestStatus
+		change  func(*Node)
+		refused bool
+	}{
+		{name: "served since", of: servingRequest, change: serves(refusedAt + 1)},
+		{name: "served before", of: servingRequest, change: serves(refusedAt), refused: true},
+		{
+			name: "served since, when it was last seen", of: servingRequest, refused: true,
+			change: both(serves(-9*day), func(n *Node) { n.Observed.Serving.Outcome = v1alpha1.ProbeUnreachable }),
+		}, {
+			name: "served since, by itself", of: servingRequest, refused: true,
+			change: both(serves(-9*day), func(n *Node) { n.Observed.Serving.Mode = v1alpha1.ServingModeExternallyManaged }),
+		},
+		{name: "known and used", of: clientRequest, change: both(func(n *Node) {
+			client(n).NotBefore, client(n).NotAfter = at(-9*day), at(300*day)
+			says(n, v1alpha1.KubeletRead, ptrAt(300*day))
+		})},
+		{
+			name: "known, but is it used", of: clientRequest, refused: true,
+			change: func(n *Node) { client(n).NotBefore = at(-9 * day) },
+		},
+		{name: "issued unseen, since", of: clientRequest, change: both(known, uses(refusedAt+time.Minute))},
+		{name: "issued unseen, perhaps before", of: clientRequest, change: both(known, uses(refusedAt-time.Minute)), refused: true},
+		{
+			name: "uses an older one", of: clientRequest, refused: true,
+			change: both(known, func(n *Node) { says(n, v1alpha1.KubeletRead, ptrAt(60*day)) }),
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for stage, reason := range map[v1alpha1.SigningStage]string{
+				v1alpha1.StageDenied: v1alpha1.ReasonSigningRequestDenied, v1alpha1.StageFailed: v1alpha1.ReasonSigningRequestFailed,
+			} {
+				for _, recorded := range []bool{true, false} {
+					verdict := Evaluate(input(aksSpec(), func(n *Node) {
+						r := tc.of(n)
+						refused(r, stage)
+						r.Decided, r.Refusal.Time, r.Created, r.Malformed = ptrAt(refusedAt), at(refusedAt), at(refusedAt), "odd"
+						if !recorded {
+							r.Refusal = nil
+						}
+						tc.change(n)
+					}))
+					want := map[string]bool{
+						reason: tc.refused, v1alpha1.ReasonSigningRequestMalformed: tc.refused && stage == v1alpha1.StageFailed,
+					}
+					for _, f := range verdict.Findings {
+						if found, about := want[f.Reason]; about && !found {
+							t.Errorf("%s: %s", f.Reason, f.Message)
+						}
+						delete(want, f.Reason)
+					}
+					for missing, wanted := range want {
+						if wanted {
+							t.Errorf("no %s", missing)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// A kubelet gives up on an approved request after a quarter of an hour and files the next. That does not start the clock anew.
+func TestNotIssuedWhileTheKubeletAsksAgain(t *testing.T) {
+	since := now.Add(-16 * time.Minute).Format(time.RFC3339)
+	for _, timeout := range []time.Duration{2 * time.Minute, 15 * time.Minute, 20 * time.Minute} {
+		in := input(aksSpec(), func(n *Node) {
+			r := servingRequest(n)
+			pending(r, -time.Minute)
+			r.ApprovedSince = ptrAt(-16 * time.Minute)
+		})
+		in.Spec.Nodes.SigningRequests = v1alpha1.SigningRequestsSpec{
+			PendingTimeout: &metav1.Duration{Duration: time.Hour}, IssueTimeout: &metav1.Duration{Duration: timeout},
+		}
+		in.Now = now.Add(max(0, timeout-16*time.Minute))
+		expectFindings(t, Evaluate(in), ofNode(v1alpha1.ReasonSigningRequestNotIssued, violates, kubeletServing, since))
+	}
+}
+
+// What was known of a request when reading them was forbidden goes on to be told, but not as what is so.
+func TestRequestsThatMayNotBeReadAnyMore(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.SigningRequestStatus){
+		v1alpha1.ReasonSigningRequestPending: func(r *v1alpha1.SigningRequestStatus) { pending(r, -time.Hour) },
+		v1alpha1.ReasonSigningRequestNotIssued: func(r *v1alpha1.SigningRequestStatus) {
+			r.Stage, r.Decided = v1alpha1.StageApproved, ptrAt(-time.Hour)
+		},
+		v1alpha1.ReasonSigningRequestDenied: func(r *v1alpha1.SigningRequestStatus) { refused(r, v1alpha1.StageDenied) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input(aksSpec(), func(n *Node) { change(servingRequest(n)) })
+			denied := Denial{
+				Permission: "list requests", SignerName: servingSigner, Concerns: []string{v1alpha1.ConditionBootstrapHealthy},
+			}
+			in.Denied = []Denial{denied}
+			verdict := Evaluate(in)
+			expectFindings(t, verdict, ofNode(name, notKnown, kubeletServing, hourAgo),
+				brief{v1alpha1.ReasonAccessDenied, notKnown, v1alpha1.SubjectPermission, "list requests", "", ""})
+			expectMessage(t, verdict, name, "As far as is known, since requests may not be read any more: ")
+			expectConditions(t, verdict, "Compliant=Unknown/"+name, "CertificatesCurrent=True/AsExpected",
+				"ServingRotationEnabled=True/AsExpected", "BootstrapHealthy=Unknown/"+name)
+
+			denied.Reason = v1alpha1.ReasonNotObserved // as for a moment at each start
+			in.Denied = []Denial{denied}
+			expectFindings(t, Evaluate(in), ofNode(name, violates, kubeletServing, hourAgo),
+				brief{v1alpha1.ReasonNotObserved, notKnown, v1alpha1.SubjectPermission, "list requests", "", ""})
+		})
+	}
+}
+
+// Where people approve, a kubelet may ask again before they come to it. That is no loop yet.
+func TestPatienceWithPeopleWhoApprove(t *testing.T) {
+	in := input(aksSpec(), func(n *Node) {
+		pending(servingRequest(n), -59*time.Minute)
+		servingRequest(n).Pending = 4
+	})
+	in.Spec.Nodes.SigningRequests.PendingTimeout = &metav1.Duration{Duration: time.Hour}
+	verdict := Evaluate(in)
+	expectFindings(t, verdict)
+	if want := now.Add(time.Minute); !verdict.NextCheck.Equal(want) {
+		t.Errorf("next check %v, want %v", verdict.NextCheck, want)
+	}
+	in.Now = verdict.NextCheck
+	since := now.Add(-59 * time.Minute).Format(time.RFC3339)
+	verdict = Evaluate(in)
+	expectFindings(t, verdict, ofNode(v1alpha1.ReasonSigningRequestPending, violates, kubeletServing, since),
+		ofNode(v1alpha1.ReasonSigningRequestsLooping, violates, kubeletServing, since))
+	expectMessage(t, verdict, v1alpha1.ReasonSigningRequestsLooping, "4 CertificateSigningRequests")
 }
 
 func TestOrphans(t *testing.T) {

@@ -135,3 +135,31 @@ func TestUnreadableTrustBundles(t *testing.T) {
 	)
 	expectStatuses(t, verdict, "Compliant=Unknown/TrustBundleUnavailable", "TrustBundlesHealthy=Unknown/TrustBundleUnavailable")
 }
+
+// Without the Cluster CA nothing tells which trust bundles are of a replaced one. That is said once, with all else that it
+// leaves open.
+func TestTrustBundlesWithoutTheClusterCA(t *testing.T) {
+	in := whole(func(p *ControlPlane) {
+		for _, purpose := range ofTrustBundles {
+			p.Unreadable = append(p.Unreadable, Unreadable{purpose, rootCA, "not compared with the Cluster CA: not found"})
+		}
+	})
+	in.TrustError = "not found"
+	unread := func(purpose v1alpha1.CertificatePurpose) brief {
+		return brief{v1alpha1.ReasonTrustBundleUnavailable, notKnown, v1alpha1.SubjectConfigMap, rootCA, purpose, ""}
+	}
+	verdict := Evaluate(in)
+	expectFindings(t, verdict, unread(kubeletServing))
+	expectStatuses(t, verdict, "Compliant=Unknown/TrustBundleUnavailable", "CertificatesCurrent=Unknown/TrustBundleUnavailable",
+		"ServingRotationEnabled=Unknown/TrustBundleUnavailable", "ControlPlaneHealthy=Unknown/TrustBundleUnavailable",
+		"TrustBundlesHealthy=Unknown/TrustBundleUnavailable")
+
+	in.Spec.Nodes.ServingCertificate.Rotation = v1alpha1.ServingRotationIgnored
+	in.Spec.ControlPlane = aksSpec().ControlPlane
+	verdict = Evaluate(in)
+	expectFindings(t, verdict, unread(v1alpha1.PurposeClusterCA))
+	expectStatuses(t, verdict, "Compliant=Unknown/TrustBundleUnavailable", "TrustBundlesHealthy=Unknown/TrustBundleUnavailable")
+
+	in.Spec.TrustBundles = aksSpec().TrustBundles
+	expectFindings(t, Evaluate(in))
+}

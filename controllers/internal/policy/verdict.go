@@ -125,6 +125,13 @@ type rankedFinding struct {
 	concerns       concern
 }
 
+// findingKey is what tells findings apart.
+type findingKey struct {
+	reason      string
+	subject     v1alpha1.Subject
+	certificate v1alpha1.CertificatePurpose
+}
+
 // add adds the finding, with the address of its reason's page, and the catalogue's severity if it has none of its own.
 func (e *evaluation) add(finding v1alpha1.Finding) {
 	e.addTo(catalogue[rankOf[finding.Reason]].concerns, finding)
@@ -173,9 +180,15 @@ func (e *evaluation) verdict(selected int) Verdict {
 		order[i] = &e.found[i]
 	}
 	slices.SortFunc(order, compareFindings)
-	findings := make([]v1alpha1.Finding, len(order))
-	for i := range order {
-		findings[i] = order[i].Finding
+	findings := make([]v1alpha1.Finding, 0, len(order))
+	told := make(map[findingKey]bool, len(order))
+	for _, f := range order {
+		// Names that differ only in what cannot be printed, or in how they end, look the same. Whoever files requests chooses
+		// theirs; the worst stands for all.
+		if key := (findingKey{f.Reason, f.Subject, f.Certificate}); !told[key] {
+			told[key] = true
+			findings = append(findings, f.Finding)
+		}
 	}
 	return Verdict{
 		Findings:       findings,

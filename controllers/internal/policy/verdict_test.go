@@ -264,7 +264,10 @@ func TestHostileText(t *testing.T) {
 		for _, signer := range []string{clientSigner, servingSigner} {
 			in.Requests = append(in.Requests, Request{
 				Name: hostile, SignerName: signer, NodeName: hostile, Stage: stage, Refusal: hostile, Malformed: hostile,
-			})
+			}, Request{ // which looks the same
+				Name: hostile + "2", SignerName: signer, NodeName: hostile, Stage: stage, Created: now.Add(-day),
+			}, Request{Name: hostile, SignerName: clientSigner, NodeName: "one", Stage: v1alpha1.StageIssued, Requestor: hostile},
+				Request{Name: hostile, SignerName: clientSigner, NodeName: "two", Stage: v1alpha1.StageIssued, Requestor: hostile})
 		}
 	}
 	in.ControlPlane = hostilePlane(hostile)
@@ -275,10 +278,14 @@ func TestHostileText(t *testing.T) {
 	}}
 	reasons := map[string]bool{}
 	judge := func() []v1alpha1.Finding {
-		in.TrustError = hostile
+		in.TrustError, in.Denied = hostile, nil
 		findings := Evaluate(in).Findings
+		expectDistinct(t, findings)
 		in.TrustError = "" // without the Cluster CA, nothing mismatches it
-		return append(findings, Evaluate(in).Findings...)
+		in.Denied = []Denial{{Permission: hostile, Message: hostile, SignerName: servingSigner}}
+		more := Evaluate(in).Findings
+		expectDistinct(t, more)
+		return append(findings, more...)
 	}
 	for _, rotation := range []v1alpha1.ServingRotation{"Required", "Disabled", "Ignored"} {
 		spec.Nodes.ServingCertificate.Rotation = rotation
@@ -300,6 +307,24 @@ func TestHostileText(t *testing.T) {
 	}
 	if len(reasons) < 21 {
 		t.Errorf("only %v were tried", reasons)
+	}
+}
+
+// Two requests whose names look the same are one finding, the worse of the two, and count as two.
+func TestNamesThatLookTheSame(t *testing.T) {
+	in := input(aksSpec(), nil)
+	for _, name := range []string{"csr\u202e", "csr\u200b"} {
+		in.Requests = append(in.Requests, Request{
+			Name: name, SignerName: clientSigner, NodeName: "gone", Stage: v1alpha1.StagePending, Created: now.Add(-time.Hour),
+		})
+	}
+	verdict := Evaluate(in)
+	expectFindings(t, verdict, brief{
+		v1alpha1.ReasonSigningRequestPending, violates, v1alpha1.SubjectSigningRequest, "csr\ufffd", kubeletClient, hourAgo,
+	})
+	want := "2 signing requests without a Node violate the policy: SigningRequestPending on 2"
+	if got := verdict.Conditions[0].Message; got != want {
+		t.Errorf("message %q, want %q", got, want)
 	}
 }
 
