@@ -92,8 +92,10 @@ type SigningRequestApprovalSpec struct {
 	AllowedIPRanges []IPRange `json:"allowedIPRanges,omitempty"`
 
 	// allowedDNSSuffixes are the suffixes of which every requested DNS name must have one: example.com allows
-	// node-1.example.com, and not node-1.badexample.com. The Node's own name needs none. Names that Services and the API server
-	// go by, localhost and wildcards are never allowed.
+	// node-1.example.com, and not node-1.badexample.com. Only the Node's own name needs none, if there is no dot in it: with a
+	// dot it may be another host's, or a Service's. Names that Services and the API server go by, localhost and wildcards are
+	// never allowed; a name of the form <service>.<namespace>.svc.<domain> is, outside of cluster.local, if a suffix with the
+	// label svc allows it.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=0

@@ -49,9 +49,25 @@ func neverNode(name string) string {
 	case name == "kubernetes" || name == "kubernetes.default" || strings.HasPrefix(name, "kubernetes.default."):
 		return "is the API server's"
 	}
-	// <service>.<namespace>.svc, and with a Pod's name before that, in whatever cluster domain.
-	if labels := strings.SplitN(name, ".", 5); slices.Contains(labels[min(2, len(labels)):min(4, len(labels))], "svc") {
-		return "is of the form of a Service's name"
+	for _, end := range clusterNames {
+		if strings.HasSuffix(name, end) {
+			return "is of the form of a Service's or a Pod's name"
+		}
+	}
+	return ""
+}
+
+// clusterNames are how names of Services and Pods end, in the usual cluster domain and without one.
+var clusterNames = []string{".svc", ".svc.cluster.local", ".pod.cluster.local"}
+
+// serviceEnd is the end of a name from where it is of the form of a Service's in some cluster domain: svc.<domain> of
+// <service>.<namespace>.svc.<domain>, with or without a Pod's name before that; "" if it is of no such form.
+func serviceEnd(name string) string {
+	labels := strings.Split(name, ".")
+	for i := 2; i < min(4, len(labels)); i++ {
+		if labels[i] == "svc" {
+			return strings.Join(labels[i:], ".")
+		}
 	}
 	return ""
 }

@@ -434,7 +434,7 @@ func TestDecideRefusesContents(t *testing.T) {
 		},
 		"a Service": {
 			req:  request("csr-1", 0).Asking([]string{"web.shop.svc.cluster.local"}, nil),
-			want: left(csr.ReasonNameNeverAllowed, workers...), message: "a Service's name",
+			want: left(csr.ReasonNameNeverAllowed, workers...), message: "a Service's or a Pod's name",
 		},
 		"a Service, short": {
 			req: request("csr-1", 0).Asking([]string{"web.shop.svc"}, nil), want: left(csr.ReasonNameNeverAllowed, workers...),
@@ -443,7 +443,51 @@ func TestDecideRefusesContents(t *testing.T) {
 			req:  request("csr-1", 0).Asking([]string{"web-0.web.shop.svc"}, nil),
 			want: left(csr.ReasonNameNeverAllowed, workers...),
 		},
+		"a Pod": {
+			req:    request("csr-1", 0).Asking([]string{"10-0-0-1.default.pod.cluster.local"}, nil),
+			change: under(rules("workers", suffixes("cluster.local", "pod.cluster.local"))),
+			want:   left(csr.ReasonNameNeverAllowed, workers...), message: "a Pod's name",
+		},
+		"a Service, whatever the suffixes": {
+			req:    request("csr-1", 0).Asking([]string{"web.shop.svc.cluster.local"}, nil),
+			change: under(rules("workers", suffixes("svc.cluster.local", "shop.svc.cluster.local"))),
+			want:   left(csr.ReasonNameNeverAllowed, workers...),
+		},
 	})
+}
+
+// Whoever has a bootstrap token chooses the name of his Node, which is then its own.
+func TestDecideByTheNodesOwnName(t *testing.T) {
+	named := func(name string) builder {
+		return request("csr-1", 0).User("system:node:" + name).PEM(pkitest.Request(pkitest.Node(name), pkitest.DNSNames(name)))
+	}
+	inCluster := func(name string, allowed ...v1alpha1.DNSSuffix) func(*csr.DecisionInput) {
+		return func(in *csr.DecisionInput) {
+			*in = withNodes(*in, node(name, name))
+			in.Rules = []*csr.Rules{rules("workers", suffixes(allowed...))}
+		}
+	}
+	cases := map[string]decisionCase{
+		"of one label": {req: named("node-1"), change: inCluster("node-1"), want: approved},
+		"in a zone of nodes": {
+			req: named("ip-10-0-0-1.ec2.internal"), change: inCluster("ip-10-0-0-1.ec2.internal", "ec2.internal"), want: approved,
+		},
+		"in a zone with a label svc, if the policy says so": {
+			req: named("host.dc1.svc.example.com"), change: inCluster("host.dc1.svc.example.com", "dc1.svc.example.com"), want: approved,
+		},
+		"in a zone that may be of Services": {
+			req: named("host.dc1.svc.example.com"), change: inCluster("host.dc1.svc.example.com", "example.com"),
+			want: left(csr.ReasonNameNotAllowed, workers...),
+		},
+	}
+	for _, name := range []string{
+		"k8s.example.com", "vault.vault", "metrics-server.kube-system", "10-0-0-1.default.pod.k8s.example", "ip-10-0-0-1.ec2.internal",
+	} {
+		cases[name] = decisionCase{
+			req: named(name), change: inCluster(name, "nodes.example.com"), want: left(csr.ReasonNameNotAllowed, workers...), message: name,
+		}
+	}
+	run(t, cases)
 }
 
 // withNames replaces the subject alternative names by what Go writes no request with.

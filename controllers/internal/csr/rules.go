@@ -136,9 +136,10 @@ func (r *Rules) objection(asked *asked) (Reason, string) {
 		}
 	}
 	for _, name := range asked.names {
-		if name != asked.node && !r.allowsName(name) {
+		if !asked.isOwn(name) && !r.allowsName(name) {
 			return ReasonNameNotAllowed, r.of(fmt.Sprintf(
-				"DNS name %s is not the Node's name and has none of signingRequestApproval.allowedDNSSuffixes", quoted(name)))
+				"DNS name %s has none of signingRequestApproval.allowedDNSSuffixes, and is not the Node's name without a dot in it",
+				quoted(name)))
 		}
 	}
 	return "", ""
@@ -175,9 +176,17 @@ func (r *Rules) allowsIP(address netip.Addr) bool {
 	return false
 }
 
+// isOwn says whether the name is the Node's own and of a single label, which no policy has to allow. Whoever has a bootstrap
+// token chooses what his Node is called, and other hosts and Services have names with dots.
+func (a *asked) isOwn(name string) bool { return name == a.node && !strings.Contains(name, ".") }
+
+// allowsName says whether the name has one of the suffixes. One that can be a Service's has to have a suffix that says so, with
+// the label svc: nobody knows the cluster domain here.
 func (r *Rules) allowsName(name string) bool {
+	least := len(serviceEnd(name))
 	for _, suffix := range r.suffixes {
-		if before, ok := strings.CutSuffix(name, suffix); ok && (before == "" || before[len(before)-1] == '.') {
+		before, ok := strings.CutSuffix(name, suffix)
+		if ok && len(suffix) >= least && (before == "" || before[len(before)-1] == '.') {
 			return true
 		}
 	}
