@@ -96,11 +96,28 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 	It("leaves the rest of a request alone", func(ctx SpecContext) {
 		const pool = "rest"
 		create(ctx, approving(pool))
-		request := ask(ctx, create(ctx, newNode("rest-0", pool)).Name)
-		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
+		node := create(ctx, newNode("rest-0", pool))
+		unusual := unfiled(node.Name, pkitest.DNSNames(node.Name), pkitest.IPAddresses(addressOf(node.Name).String()))
+		// What no cache keeps of it.
+		unusual.Spec.Request = append(unusual.Spec.Request, strings.Repeat("text\n", 12_000)...)
+		unusual.Annotations = map[string]string{"example.com/kept": "yes"}
+		unusual.Finalizers = []string{"example.com/kept"}
+		request, err := fileAs(ctx, node.Name, unusual)
+		Expect(err).NotTo(HaveOccurred())
 		after := &certificatesv1.CertificateSigningRequest{}
-		Expect(c.Get(ctx, client.ObjectKeyFromObject(request), after)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) {
+			after.Finalizers = nil
+			Expect(c.Update(ctx, after)).To(Succeed())
+			Expect(c.Delete(ctx, after)).To(Succeed())
+		})
+		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
+		Eventually(func(g Gomega) {
+			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(request), after)).To(Succeed())
+			g.Expect(after.Status.Certificate).NotTo(BeEmpty(), "the signer reads the first request")
+		}).Should(Succeed())
 		Expect(after.Labels).To(Equal(request.Labels))
+		Expect(after.Annotations).To(Equal(request.Annotations))
+		Expect(after.Finalizers).To(Equal(request.Finalizers))
 		Expect(after.GenerateName).To(Equal(request.GenerateName))
 		Expect(after.Spec).To(Equal(request.Spec))
 	})

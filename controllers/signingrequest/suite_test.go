@@ -237,7 +237,12 @@ func file(ctx context.Context, node string, names ...pkitest.Option) (*certifica
 	if len(names) == 0 {
 		names = []pkitest.Option{pkitest.DNSNames(node), pkitest.IPAddresses(addressOf(node).String())}
 	}
-	request := &certificatesv1.CertificateSigningRequest{
+	return fileAs(ctx, node, unfiled(node, names...))
+}
+
+// unfiled is a request for a serving certificate that is still to be filed.
+func unfiled(node string, names ...pkitest.Option) *certificatesv1.CertificateSigningRequest {
+	return &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-", Labels: map[string]string{"kept": "yes"}},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			SignerName: certificatesv1.KubeletServingSignerName,
@@ -245,6 +250,12 @@ func file(ctx context.Context, node string, names ...pkitest.Option) (*certifica
 			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
 		},
 	}
+}
+
+// fileAs files a request as the node does.
+func fileAs(
+	ctx context.Context, node string, request *certificatesv1.CertificateSigningRequest,
+) (*certificatesv1.CertificateSigningRequest, error) {
 	filed := &certificatesv1.CertificateSigningRequest{}
 	err := nodes.CertificatesV1().RESTClient().Post().Resource("certificatesigningrequests").
 		SetHeader("Impersonate-User", "system:node:"+node).

@@ -352,7 +352,7 @@ func TestDecideRefusesContents(t *testing.T) {
 			req: asking().PEM([]byte("hello")), want: left(csr.ReasonSignerRules, workers...), message: "no PEM block",
 		},
 		"too large": {
-			req: asking().PEM(make([]byte, csr.MaxRequestBytes+1)), want: left(csr.ReasonSignerRules, workers...),
+			req: asking().PEM(block("CERTIFICATE REQUEST", make([]byte, csr.MaxRequestBytes))), want: left(csr.ReasonSignerRules, workers...),
 			message: "larger than",
 		},
 		"another common name": {req: asking(pkitest.CommonName("system:node:node-2")), want: left(csr.ReasonSignerRules, workers...),
@@ -528,8 +528,8 @@ func TestDecideRefusesKeys(t *testing.T) {
 		"RSA 8193": {
 			req: withKey(t, &rsa.PublicKey{N: modulus(8193), E: 65537}), want: refused, message: "RSA with 8193 bits",
 		},
-		"RSA 100000": {
-			req: withKey(t, &rsa.PublicKey{N: modulus(100_000), E: 65537}), want: refused, message: "RSA with 100000 bits",
+		"RSA 10000": {
+			req: withKey(t, &rsa.PublicKey{N: modulus(10_000), E: 65537}), want: refused, message: "RSA with 10000 bits",
 		},
 		"RSA exponent 1":   {req: withKey(t, &rsa.PublicKey{N: modulus(2048), E: 1}), want: refused, message: "exponent 1"},
 		"RSA exponent 4":   {req: withKey(t, &rsa.PublicKey{N: modulus(2048), E: 4}), want: refused, message: "exponent 4"},
@@ -799,9 +799,10 @@ func TestDecideIsBoundedForHostileInput(t *testing.T) {
 	for what, req := range map[string]builder{
 		"10,000 names":             requestFor(names, nil),
 		"10,000 addresses":         requestFor(nil, addresses),
-		"as many as can be read":   requestFor(nil, addresses[:7_900]),
+		"as many as can be read":   requestFor(nil, addresses[:600]),
 		"one long name":            requestFor([]string{name}, nil),
 		"long object identifiers":  request("csr-1", 0).Asking(own, nil, longExtension()),
+		"text around it":           requestFor(own, ownIP).PEM(around(servingRequest, 64<<10+1)),
 		"a name of a hundred dots": requestFor([]string{strings.Repeat(".", 100)}, nil),
 	} {
 		t.Run(what, func(t *testing.T) {
