@@ -103,7 +103,7 @@ type SigningRequestApprovalSpec struct {
 	AllowedDNSSuffixes []DNSSuffix `json:"allowedDNSSuffixes,omitempty"`
 
 	// dnsResolution is Required to approve only if every requested DNS name resolves, from where notafter runs, to nothing but
-	// addresses of the Node, and every requested IP address is one that a name resolved to. Names are looked up as they
+	// addresses of the Node that are in allowedIPRanges, and every requested IP address is one that a name resolved to. Names are looked up as they
 	// stand, without search domains: a node that has only a short name is not approved. A lookup that fails leaves the request
 	// undecided.
 	// +optional

@@ -494,7 +494,7 @@ func (d *decider) resolution() *Decision {
 			Resolve: missing, ResolveTimeout: d.dnsTimeout(),
 		}
 	}
-	own, resolved := NodeAddresses(d.Node), map[string]bool{}
+	resolved := map[netip.Addr]bool{}
 	for _, name := range d.asked.names {
 		answer := d.Answers[name]
 		if len(answer.Addresses) == 0 {
@@ -502,19 +502,36 @@ func (d *decider) resolution() *Decision {
 				"DNS name %s does not resolve: %s", quoted(name), quoted(answer.Failure)), resolves)
 		}
 		for _, address := range answer.Addresses {
-			canonical := address.Unmap().String()
-			if _, has := slices.BinarySearch(own, canonical); !has {
-				return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
-					"DNS name %s resolves to %s, which is not among the addresses of Node %s", quoted(name), canonical, d.node), resolves)
+			address = address.Unmap()
+			if elsewhere := d.elsewhere(name, address, resolves); elsewhere != nil {
+				return elsewhere
 			}
-			resolved[canonical] = true
+			resolved[address] = true
 		}
 	}
 	for _, address := range d.asked.ips {
-		if !resolved[address.String()] {
+		if !resolved[address] {
 			return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
 				"no DNS name in the request resolves to IP address %s", address), resolves)
 		}
+	}
+	return nil
+}
+
+// elsewhere doubts that an address which a name resolves to is the node's. The Node lists the addresses that the node wrote, so it
+// takes what an address in the request takes: that the policies allow it, and that no other Node has it.
+func (d *decider) elsewhere(name string, address netip.Addr, resolves func(*Rules) bool) *Decision {
+	answer := fmt.Sprintf("DNS name %s resolves to %s, which", quoted(name), address)
+	if !slices.Contains(NodeAddresses(d.Node), address.String()) {
+		return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf("%s is not among the addresses of Node %s", answer, d.node), resolves)
+	}
+	forbids := func(r *Rules) bool { return !r.allowsIP(address) }
+	if forbidding := d.policies(forbids); len(forbidding) > 0 {
+		return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
+			"%s is in none of signingRequestApproval.allowedIPRanges of CertificatePolicy %s", answer, forbidding[0]), forbids)
+	}
+	if other := d.otherOwner(address.String()); other != "" && !slices.Contains(d.held(), address.String()) {
+		return d.doubt(ReasonAddressContested, fmt.Sprintf("%s is also an address of Node %s", answer, quoted(other)), nil)
 	}
 	return nil
 }

@@ -749,6 +749,26 @@ func TestDecideByResolution(t *testing.T) {
 			change: answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1", "10.0.0.2")}), message: "resolves to 10.0.0.2"},
 		"an address of no name": {req: requestFor(own, []string{"10.0.0.1", "10.0.0.7"}), want: doubted(csr.ReasonNameResolvesElsewhere, workers...),
 			change: answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")}), message: "no DNS name in the request resolves to IP address 10.0.0.7"},
+		"a machine that the node only says it is": {req: requestFor(own, nil), want: func() csr.Decision {
+			d := doubted(csr.ReasonNameResolvesElsewhere, "subnets", "workers")
+			d.Overruled = []string{"anywhere"}
+			return d
+		}(), change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1", "192.0.2.1")})(in)
+			*in = withNodes(*in, node("node-1", "10.0.0.1", "192.0.2.1"))
+			in.Rules = append(in.Rules, rules("subnets"), rules("anywhere", ranges("0.0.0.0/0")))
+		}, message: `"node-1" resolves to 192.0.2.1, which is in none of signingRequestApproval.allowedIPRanges of CertificatePolicy subnets`},
+		"a machine of another Node": {req: requestFor(own, nil), want: doubted(csr.ReasonAddressContested, workers...), change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")})(in)
+			contested(in)
+		}, message: `"node-1" resolves to 10.0.0.1, which is also an address of Node "node-2"`},
+		"a machine of another Node that has a certificate for it": {req: requestFor(own, nil), want: approved, change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")})(in)
+			contested(in)
+			in.Certificates = []v1alpha1.CertificateStatus{{
+				Purpose: v1alpha1.PurposeKubeletServing, Source: v1alpha1.SourceSigningRequest, NotAfter: metav1.NewTime(at(3)), IPAddresses: ownIP,
+			}}
+		}},
 	})
 }
 
