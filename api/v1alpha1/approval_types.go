@@ -110,7 +110,9 @@ type SigningRequestApprovalSpec struct {
 	// +kubebuilder:default=Ignored
 	DNSResolution DNSResolution `json:"dnsResolution,omitempty"`
 
-	// dnsTimeout bounds the lookup of the names in one request, as a Go duration.
+	// dnsTimeout bounds the lookup of one DNS name, as a Go duration. A name that is not answered for within half a second is
+	// looked up a second time, with all of dnsTimeout. Names are looked up at the same time, a limited number of them in the
+	// whole cluster: while many are not answered for, one may have to wait for its turn before.
 	// +optional
 	// +kubebuilder:default="5s"
 	// +kubebuilder:validation:Type=string
