@@ -172,7 +172,7 @@ func (e *evaluation) judgeNames(f *facts) {
 }
 
 // allAddresses is how many IP addresses of a certificate are known at most. One that has so many may have more.
-const allAddresses = 16
+const allAddresses = 256
 
 // judgeOtherAddresses judges whether the served certificate, which names the address that the kubelet was asked at, names the
 // Node's other internal addresses as well: a node of two stacks has two, and clients choose.
