@@ -138,8 +138,8 @@ type SigningRequestApprovalSpec struct {
 	// +kubebuilder:validation:Maximum=1000
 	MaximumDecisionsPerNode int32 `json:"maximumDecisionsPerNode,omitempty"`
 
-	// maximumPendingNodes is how many nodes, in the whole cluster, may have undecided requests. While there are more,
-	// somebody is flooding the cluster and nothing is approved. Left out, it is 100 more than there are Nodes. Of several
+	// maximumPendingNodes is how many nodes, in the whole cluster, may have undecided requests, of which one at least is less
+	// than an hour old. While there are more, somebody is flooding the cluster and nothing is approved. Left out, it is 100 more than there are Nodes. Of several
 	// policies the lowest counts.
 	// +optional
 	// +kubebuilder:validation:Minimum=1

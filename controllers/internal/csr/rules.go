@@ -92,12 +92,17 @@ func duration(value *metav1.Duration, otherwise time.Duration) time.Duration {
 // Approves says that the policy wants requests to be approved, which takes the permission to.
 func (r *Rules) Approves() bool { return r.approves }
 
+// waits is how long a requestor is taken to wait for a decision on what it filed last. A kubelet gives up on a request after a
+// quarter of an hour and files another one; Kubernetes keeps undecided requests for a day.
+const waits = time.Hour
+
 // PendingNodes counts those who wait for a kubelet serving certificate: the requestors with an undecided request for one,
-// however many each has filed.
-func PendingNodes(requests []*certificatesv1.CertificateSigningRequest) int {
+// however many each has filed. Those who filed none of late are gone.
+func PendingNodes(requests []*certificatesv1.CertificateSigningRequest, now time.Time) int {
 	waiting := sets.New[string]()
 	for _, req := range requests {
-		if req.Spec.SignerName == certificatesv1.KubeletServingSignerName && Stage(req) == v1alpha1.StagePending {
+		if req.Spec.SignerName == certificatesv1.KubeletServingSignerName && Stage(req) == v1alpha1.StagePending &&
+			now.Before(req.CreationTimestamp.Add(waits)) {
 			waiting.Insert(req.Spec.Username)
 		}
 	}
