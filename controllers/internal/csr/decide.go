@@ -217,9 +217,14 @@ func (d *decider) violation(reason Reason, message string, breaks func(*Rules) b
 		Overruled: d.policies(func(r *Rules) bool { return r.approves && breaks != nil && !breaks(r) }),
 	}
 	denies := slices.ContainsFunc(d.byPolicy, func(r *Rules) bool { return r.denies && (breaks == nil || breaks(r)) })
-	if exhausted, _ := d.exhausted(); denies && !exhausted && !d.observed() && !d.Suspended {
-		decision.Verdict = Deny
+	if !denies || d.observed() || d.Suspended {
+		return decision
 	}
+	if exhausted, until := d.exhausted(); exhausted {
+		decision.Until = until
+		return decision
+	}
+	decision.Verdict = Deny
 	return decision
 }
 

@@ -643,7 +643,11 @@ func TestDecideByRules(t *testing.T) {
 		"suspended, and nothing is denied": {req: long, want: left(csr.ReasonDurationNotAllowed, workers...), change: func(in *csr.DecisionInput) {
 			in.Suspended, in.Rules = true, []*csr.Rules{rules("workers", denying, lasting(time.Hour))}
 		}},
-		"denied often enough": {req: request("csr-9", 1).Asking(own, []string{"192.0.2.1"}), want: left(csr.ReasonAddressNotAllowed, workers...),
+		"denied often enough": {req: request("csr-9", 1).Asking(own, []string{"192.0.2.1"}), want: func() csr.Decision {
+			d := left(csr.ReasonAddressNotAllowed, workers...)
+			d.Until = at(61)
+			return d
+		}(),
 			change: func(in *csr.DecisionInput) {
 				in.Rules = []*csr.Rules{rules("workers", denying, deciding(1))}
 				beside(request("csr-0", 0).Denied(1))(in)
