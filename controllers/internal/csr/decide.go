@@ -51,6 +51,9 @@ const (
 	ReasonNotOfNode Reason = "NotOfNode"
 	// ReasonNodeNotFound is a request of a node that is not there: not yet, or not any more.
 	ReasonNodeNotFound Reason = "NodeNotFound"
+	// ReasonOfPredecessor is a request that was filed so long before its Node was made that it must be of an earlier one of that
+	// name, or of a kubelet that does not wait for it any more.
+	ReasonOfPredecessor Reason = "OfPredecessor"
 	// ReasonNoPolicy is a request of a node for which no policy has a say about approval.
 	ReasonNoPolicy Reason = "NoPolicy"
 	// ReasonSuperseded is a request after which the node filed another.
@@ -106,6 +109,9 @@ const (
 	settling = time.Minute
 	// decisionWindow is the time over which a node's decisions are counted. Kubernetes keeps decided requests for as long.
 	decisionWindow = time.Hour
+	// abandoned is the age at which a kubelet gives up on a request:
+	// https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/client-go/util/certificate/certificate_manager.go
+	abandoned = 15 * time.Minute
 )
 
 // Answer is what DNS says of a name.
@@ -259,6 +265,8 @@ func (d *decider) concern() *Decision {
 			missing.Verdict, missing.Until = Wait, d.settled()
 		}
 		return missing
+	case req.CreationTimestamp.Add(abandoned).Before(d.Node.CreationTimestamp.Time):
+		return noOpinion(ReasonOfPredecessor, "the request was filed long before the Node was made")
 	case len(d.byPolicy) == 0:
 		return noOpinion(ReasonNoPolicy, "no CertificatePolicy with signingRequestApproval selects the Node")
 	}

@@ -268,6 +268,14 @@ func TestDecideIsNotConcerned(t *testing.T) {
 			req: asking, want: silent(csr.NoOpinion, csr.ReasonNodeNotFound),
 			change: func(in *csr.DecisionInput) { in.Node = nil },
 		},
+		"a Node that came a while after": {
+			req: asking, want: approved,
+			change: func(in *csr.DecisionInput) { in.Node.CreationTimestamp, in.Now = metav1.NewTime(at(15)), at(16) },
+		},
+		"a Node that came when nobody waited any more": {
+			req: asking, want: silent(csr.NoOpinion, csr.ReasonOfPredecessor),
+			change: func(in *csr.DecisionInput) { in.Node.CreationTimestamp, in.Now = metav1.NewTime(at(16)), at(17) },
+		},
 		"another Node": {
 			req: asking, want: silent(csr.NoOpinion, csr.ReasonNodeNotFound),
 			change: func(in *csr.DecisionInput) { in.Node = node("node-2", "10.0.0.1") },
