@@ -75,8 +75,8 @@ type SigningRequestApprovalSpec struct {
 	Mode ApprovalMode `json:"mode,omitempty"`
 
 	// onViolation says what becomes of a request that breaks the rules: Ignore leaves it undecided, Deny denies it. What may
-	// right itself is never denied: a Node that is not there yet, a name that DNS does not answer for, an address that two
-	// nodes report, too many requests.
+	// right itself is never denied: a Node that is not there yet, an address that it does not report, a name that DNS does not
+	// answer for, an address that two nodes report, too many requests.
 	// +optional
 	// +kubebuilder:default=Ignore
 	OnViolation ViolationAction `json:"onViolation,omitempty"`

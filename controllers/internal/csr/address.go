@@ -23,10 +23,13 @@ func CanonicalAddress(text string) string {
 	return strings.ToLower(strings.TrimSuffix(text, "."))
 }
 
-// NodeAddresses are the addresses and names that a Node reports, and its own name, each once and canonical.
+// NodeAddresses are the addresses and names that a Node reports, and its own name, each once and canonical. To be called like an
+// address is not to have it.
 func NodeAddresses(node *corev1.Node) []string {
 	addresses := make([]string, 0, len(node.Status.Addresses)+1)
-	addresses = append(addresses, CanonicalAddress(node.Name))
+	if netutils.ParseIPSloppy(node.Name) == nil {
+		addresses = append(addresses, CanonicalAddress(node.Name))
+	}
 	for i := range node.Status.Addresses {
 		if text := node.Status.Addresses[i].Address; text != "" {
 			addresses = append(addresses, CanonicalAddress(text))

@@ -167,6 +167,13 @@ func doubted(reason csr.Reason, by ...string) csr.Decision {
 	return csr.Decision{Verdict: csr.NoOpinion, Reason: reason, Violated: true, By: by, Until: at(3)}
 }
 
+// contestedBy is the doubt about an address that another Node has as well.
+func contestedBy(rival string) csr.Decision {
+	d := doubted(csr.ReasonAddressContested, workers...)
+	d.Rival = rival
+	return d
+}
+
 func silent(verdict csr.Verdict, reason csr.Reason) csr.Decision {
 	return csr.Decision{Verdict: verdict, Reason: reason}
 }
@@ -293,6 +300,8 @@ func TestDecideWaits(t *testing.T) {
 	wait := func(reason csr.Reason, until time.Time, by ...string) csr.Decision {
 		return csr.Decision{Verdict: csr.Wait, Reason: reason, Until: until, By: by}
 	}
+	contestedWait := wait(csr.ReasonAddressContested, at(1), "workers")
+	contestedWait.Rival = "node-2"
 	exhausted := wait(csr.ReasonTooManyDecisions, at(60), "workers")
 	exhausted.Violated = true
 	run(t, map[string]decisionCase{
@@ -303,7 +312,7 @@ func TestDecideWaits(t *testing.T) {
 		"for the Node's new address": {req: request("csr-1", 0).Asking(own, []string{"10.0.0.9"}),
 			want: wait(csr.ReasonAddressNotOfNode, at(1), "workers"), change: young(under(rules("workers", denying)))},
 		"for another Node to go": {req: request("csr-1", 0).Asking(own, ownIP),
-			want: wait(csr.ReasonAddressContested, at(1), "workers"), change: young(contested)},
+			want: contestedWait, change: young(contested)},
 		"for DNS": {req: request("csr-1", 0).Asking(own, ownIP), want: wait(csr.ReasonNameNotResolved, at(1), "workers"),
 			change: young(answering(map[string]csr.Answer{"node-1": {Failure: "timed out"}}))},
 		"for the flood to end": {
@@ -667,8 +676,7 @@ func TestDecideByRules(t *testing.T) {
 }
 
 func TestDecideByOwnership(t *testing.T) {
-	denied := left(csr.ReasonAddressNotOfNode, workers...)
-	denied.Verdict = csr.Deny
+	missing := doubted(csr.ReasonAddressNotOfNode, workers...)
 	holding := func(source v1alpha1.EvidenceSource, notAfter time.Time) func(*csr.DecisionInput) {
 		return func(in *csr.DecisionInput) {
 			contested(in)
@@ -677,17 +685,25 @@ func TestDecideByOwnership(t *testing.T) {
 			}}
 		}
 	}
-	taken := doubted(csr.ReasonAddressContested, workers...)
+	// It names whoever is at the address that the node reports, which may be somebody else.
+	showing := func(mode v1alpha1.ServingMode, node string, notAfter time.Time) func(*csr.DecisionInput) {
+		return func(in *csr.DecisionInput) {
+			holding(v1alpha1.SourceHandshake, notAfter)(in)
+			in.Certificates[0].Subject = "CN=system:node:" + node + ",O=system:nodes"
+			in.ServingMode = mode
+		}
+	}
+	taken := contestedBy("node-2")
 	run(t, map[string]decisionCase{
 		"an address of no Node": {
-			req: requestFor(own, []string{"10.0.0.2"}), want: left(csr.ReasonAddressNotOfNode, workers...),
+			req: requestFor(own, []string{"10.0.0.2"}), want: missing,
 			message: `"10.0.0.2" is not among the addresses of Node node-1`,
 		},
-		"an address of no Node, denied": {
-			req: requestFor(own, []string{"10.0.0.2"}), want: denied, change: under(rules("workers", denying)),
+		"an address of no Node, not denied": {
+			req: requestFor(own, []string{"10.0.0.2"}), want: missing, change: under(rules("workers", denying)),
 		},
 		"a name of no Node": {
-			req: requestFor([]string{"node-9.example.com"}, nil), want: left(csr.ReasonAddressNotOfNode, workers...),
+			req: requestFor([]string{"node-9.example.com"}, nil), want: missing,
 			change: under(rules("workers", suffixes("example.com"))),
 		},
 		"an address of two Nodes": {
@@ -698,13 +714,39 @@ func TestDecideByOwnership(t *testing.T) {
 			req: requestFor(own, ownIP), want: taken,
 			change: func(in *csr.DecisionInput) { contested(in); in.Rules = []*csr.Rules{rules("workers", denying)} },
 		},
-		"a name that is another Node's": {
-			req: requestFor(own, ownIP), want: taken,
+		"a name that another Node reports as well": {
+			req: requestFor([]string{"node-1.example.com"}, nil), want: taken,
+			change: func(in *csr.DecisionInput) {
+				*in = withNodes(*in, in.Node, node("node-2", "NODE-1.example.com."))
+				in.Rules = []*csr.Rules{rules("workers", suffixes("example.com"))}
+			},
+		},
+		"its own name, whoever reports that": {
+			req: requestFor(own, ownIP), want: approved,
 			change: func(in *csr.DecisionInput) { *in = withNodes(*in, in.Node, node("node-2", "NODE-1.")) },
 		},
+		"a name that is another Node's own": {
+			req: requestFor([]string{"node-2.example.com"}, nil), want: contestedBy("node-2.example.com"),
+			change: func(in *csr.DecisionInput) {
+				*in = withNodes(*in, node("node-1", "node-2.example.com"), node("node-2.example.com"))
+				in.Rules = []*csr.Rules{rules("workers", suffixes("example.com"))}
+			},
+		},
 		"a Node named like an address": {
-			req: requestFor(nil, ownIP), want: taken,
+			req: requestFor(nil, ownIP), want: approved,
 			change: func(in *csr.DecisionInput) { *in = withNodes(*in, in.Node, node("10.0.0.1")) },
+		},
+		"of a Node named like an address": {
+			req: request("csr-1", 0).User("system:node:10.0.0.50").PEM(pkitest.Request(
+				pkitest.Node("10.0.0.50"), pkitest.IPAddresses("10.0.0.50"))),
+			want:    doubted(csr.ReasonAddressNotOfNode, workers...),
+			change:  func(in *csr.DecisionInput) { *in = withNodes(*in, node("10.0.0.50", "10.0.0.1")) },
+			message: `"10.0.0.50" is not among the addresses of Node 10.0.0.50`,
+		},
+		"of a Node named like its address": {
+			req: request("csr-1", 0).User("system:node:10.0.0.50").PEM(pkitest.Request(
+				pkitest.Node("10.0.0.50"), pkitest.IPAddresses("10.0.0.50"))),
+			want: approved, change: func(in *csr.DecisionInput) { *in = withNodes(*in, node("10.0.0.50", "10.0.0.50")) },
 		},
 		"an address of its certificate": {
 			req: requestFor(own, ownIP), want: approved, change: holding(v1alpha1.SourceSigningRequest, at(3)),
@@ -712,8 +754,23 @@ func TestDecideByOwnership(t *testing.T) {
 		"of an expired certificate": {
 			req: requestFor(own, ownIP), want: taken, change: holding(v1alpha1.SourceSigningRequest, at(2)),
 		},
-		"of a certificate it just shows": {
-			req: requestFor(own, ownIP), want: taken, change: holding(v1alpha1.SourceHandshake, at(3)),
+		"of a certificate it shows, which the Cluster CA signed for it": {
+			req: requestFor(own, ownIP), want: approved, change: showing(v1alpha1.ServingModeClusterSigned, "node-1", at(3)),
+		},
+		"of a certificate it shows, which has expired": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeClusterSigned, "node-1", at(2)),
+		},
+		"of a certificate it shows, which another CA signed": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeExternallyManaged, "node-1", at(3)),
+		},
+		"of a certificate it shows, which it signed itself": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeSelfSigned, "node-1", at(3)),
+		},
+		"of a certificate it showed, and now cannot be asked": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeUnknown, "node-1", at(3)),
+		},
+		"of a certificate it shows, which is another node's": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeClusterSigned, "node-2", at(3)),
 		},
 	})
 }
@@ -743,11 +800,7 @@ func TestDecideByResolution(t *testing.T) {
 		}, want: csr.Decision{
 			Verdict: csr.Resolve, Reason: csr.ReasonNamesUnresolved, Resolve: []string{"node-1.example.com"}, ResolveTimeout: time.Second,
 		}},
-		"asks for nothing that is refused anyhow": {req: requestFor(own, []string{"10.0.0.2"}), change: answering(nil), want: func() csr.Decision {
-			d := left(csr.ReasonAddressNotOfNode, workers...)
-			d.Verdict = csr.Deny
-			return d
-		}()},
+		"asks for nothing that is refused anyhow": {req: requestFor(own, []string{"10.0.0.2"}), change: answering(nil), want: doubted(csr.ReasonAddressNotOfNode, workers...)},
 		"asks for no hundred names": {req: requestFor(many, ownIP), want: doubted(csr.ReasonTooManyNames, workers...), change: func(in *csr.DecisionInput) {
 			answering(nil)(in)
 			*in = withNodes(*in, node("node-1", slices.Concat(many, ownIP)...))
@@ -770,7 +823,7 @@ func TestDecideByResolution(t *testing.T) {
 			*in = withNodes(*in, node("node-1", "10.0.0.1", "192.0.2.1"))
 			in.Rules = append(in.Rules, rules("subnets"), rules("anywhere", ranges("0.0.0.0/0")))
 		}, message: `"node-1" resolves to 192.0.2.1, which is in none of signingRequestApproval.allowedIPRanges of CertificatePolicy subnets`},
-		"a machine of another Node": {req: requestFor(own, nil), want: doubted(csr.ReasonAddressContested, workers...), change: func(in *csr.DecisionInput) {
+		"a machine of another Node": {req: requestFor(own, nil), want: contestedBy("node-2"), change: func(in *csr.DecisionInput) {
 			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")})(in)
 			contested(in)
 		}, message: `"node-1" resolves to 10.0.0.1, which is also an address of Node "node-2"`},
@@ -916,6 +969,9 @@ func TestPendingLimit(t *testing.T) {
 }
 
 func TestNodeAddresses(t *testing.T) {
+	if got := csr.NodeAddresses(node("10.0.0.1", "node-1")); !slices.Equal(got, []string{"node-1"}) {
+		t.Errorf("of a Node that is called like an address: %v", got)
+	}
 	got := csr.NodeAddresses(node("node-1", "Node-1.Example.com.", "010.0.0.1", "10.0.0.1", "::ffff:10.0.0.2", "2001:DB8:0::1", "", "node-1"))
 	want := []string{"10.0.0.1", "10.0.0.2", "2001:db8::1", "node-1", "node-1.example.com"}
 	if diff := cmp.Diff(want, got); diff != "" {
