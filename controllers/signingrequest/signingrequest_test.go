@@ -19,11 +19,13 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
 	"github.com/notafter/notafter/hack/operator"
@@ -120,6 +122,26 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 		Expect(after.Finalizers).To(Equal(request.Finalizers))
 		Expect(after.GenerateName).To(Equal(request.GenerateName))
 		Expect(after.Spec).To(Equal(request.Spec))
+	})
+
+	It("decides on nothing that was changed since it was judged", func(ctx SpecContext) {
+		const pool = "changed"
+		policy := create(ctx, approving(pool))
+		node := create(ctx, newNode("changed-0", pool))
+		changed := make(chan error, 1)
+		written.beforeNext(func(name string) {
+			// With that, it is not decided on any more.
+			patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/large":%q}}}`, strings.Repeat("x", csr.MaxMetadataBytes))
+			request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			changed <- c.Patch(ctx, request, client.RawPatch(types.MergePatchType, []byte(patch)))
+		})
+		conflicts := written.by()[http.StatusConflict]
+		request := ask(ctx, node.Name)
+		Eventually(changed).Should(Receive(BeNil()))
+		Eventually(written.by).Should(HaveKeyWithValue(http.StatusConflict, conflicts+1))
+		Eventually(findings).WithArguments(ctx, policy).Should(ContainElement(
+			HaveField("Message", ContainSubstring("MetadataTooLarge"))))
+		Consistently(conditions(ctx, request)).WithContext(ctx).Should(BeEmpty())
 	})
 
 	It("approves no name that the node must not have, and says which", func(ctx SpecContext) {

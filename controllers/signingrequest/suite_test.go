@@ -112,15 +112,20 @@ func addressOf(node string) netip.Addr {
 
 // writes records the decisions that an operator wrote, or tried to, as the API server answered them.
 type writes struct {
-	mu       sync.Mutex
+	mu sync.Mutex
+	// before is called with the name of a request before the next decision on it reaches the API server; nil does nothing.
+	before   func(name string)
 	requests []string
 	statuses map[int]int
 }
 
 func (w *writes) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(request *http.Request) (*http.Response, error) {
-		response, err := next.RoundTrip(request)
 		name, isApproval := strings.CutSuffix(request.URL.Path, "/approval")
+		if isApproval && request.Method == http.MethodPut {
+			w.interfere(filepath.Base(name))
+		}
+		response, err := next.RoundTrip(request)
 		if err == nil && isApproval && request.Method == http.MethodPut {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -129,6 +134,24 @@ func (w *writes) wrap(next http.RoundTripper) http.RoundTripper {
 		}
 		return response, err
 	})
+}
+
+// interfere does once what is to be done before a decision.
+func (w *writes) interfere(name string) {
+	w.mu.Lock()
+	before := w.before
+	w.before = nil
+	w.mu.Unlock()
+	if before != nil {
+		before(name)
+	}
+}
+
+// beforeNext has something done before the next decision.
+func (w *writes) beforeNext(do func(name string)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = do
 }
 
 // by is how often which answer was given.
