@@ -94,8 +94,8 @@ type SigningRequestApprovalSpec struct {
 	// allowedDNSSuffixes are the suffixes of which every requested DNS name must have one: example.com allows
 	// node-1.example.com, and not node-1.badexample.com. Only the Node's own name needs none, if there is no dot in it: with a
 	// dot it may be another host's, or a Service's. Names that Services and the API server go by, localhost and wildcards are
-	// never allowed; a name of the form <service>.<namespace>.svc.<domain> is, outside of cluster.local, if a suffix with the
-	// label svc allows it.
+	// never allowed. A name that may be a Service's in another cluster domain than cluster.local, as web.shop.svc.example.com,
+	// needs a suffix that has the label svc.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=0
@@ -103,9 +103,9 @@ type SigningRequestApprovalSpec struct {
 	AllowedDNSSuffixes []DNSSuffix `json:"allowedDNSSuffixes,omitempty"`
 
 	// dnsResolution is Required to approve only if every requested DNS name resolves, from where notafter runs, to nothing but
-	// addresses of the Node that are in allowedIPRanges, and every requested IP address is one that a name resolved to. Names are looked up as they
-	// stand, without search domains: a node that has only a short name is not approved. A lookup that fails leaves the request
-	// undecided.
+	// addresses of the Node that are in allowedIPRanges, and every requested IP address is one that a name resolved to. Names
+	// are looked up as they stand, without search domains: a node that has only a short name is not approved. A lookup that
+	// fails leaves the request undecided.
 	// +optional
 	// +kubebuilder:default=Ignored
 	DNSResolution DNSResolution `json:"dnsResolution,omitempty"`
@@ -139,8 +139,8 @@ type SigningRequestApprovalSpec struct {
 	MaximumDecisionsPerNode int32 `json:"maximumDecisionsPerNode,omitempty"`
 
 	// maximumPendingNodes is how many nodes, in the whole cluster, may have undecided requests, of which one at least is less
-	// than an hour old. While there are more, somebody is flooding the cluster and nothing is approved. Left out, it is 100 more than there are Nodes. Of several
-	// policies the lowest counts.
+	// than an hour old. While there are more, somebody is flooding the cluster and nothing is approved. Left out, it is 100
+	// more than there are Nodes. Of several policies the lowest counts.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100000
