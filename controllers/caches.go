@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -55,12 +56,7 @@ type signingRequests = map[string]*optional.Source[*certificatesv1.CertificateSi
 func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTime time.Duration) (signingRequests, error) {
 	requests := make(signingRequests, len(signers))
 	for _, signer := range signers {
-		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
-			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
-			Transform:     stripSigningRequest,
-			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
-			WatchTime:     watchTime,
-		})
+		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, requestsTo(signer, watchTime))
 		if err != nil {
 			return nil, fmt.Errorf("signing requests to %s: %w", signer, err)
 		}
@@ -70,6 +66,16 @@ func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTim
 		requests[signer] = source
 	}
 	return requests, nil
+}
+
+func requestsTo(signer string, watchTime time.Duration) optional.Options {
+	return optional.Options{
+		FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
+		Ignore:        hasLongName,
+		Transform:     stripSigningRequest,
+		Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
+		WatchTime:     watchTime,
+	}
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
@@ -120,6 +126,12 @@ func stripNode(o any) (any, error) {
 	}
 	node.Status = status
 	return node, nil
+}
+
+// hasLongName says that a request has a name that only its size can be the purpose of: a cache has to keep it whole. Kubernetes
+// does not limit the names of requests, and kubelets give theirs a few dozen bytes.
+func hasLongName(o metav1.Object) bool {
+	return len(o.GetName()) > validation.DNS1123SubdomainMaxLength
 }
 
 func stripSigningRequest(o any) (any, error) {

@@ -75,8 +75,8 @@ type SigningRequestApprovalSpec struct {
 	Mode ApprovalMode `json:"mode,omitempty"`
 
 	// onViolation says what becomes of a request that breaks the rules: Ignore leaves it undecided, Deny denies it. What may
-	// right itself is never denied: a Node that is not there yet, a name that DNS does not answer for, an address that two
-	// nodes report, too many requests.
+	// right itself is never denied: a Node that is not there yet, an address that it does not report, a name that DNS does not
+	// answer for, an address that two nodes report, too many requests.
 	// +optional
 	// +kubebuilder:default=Ignore
 	OnViolation ViolationAction `json:"onViolation,omitempty"`
@@ -92,8 +92,10 @@ type SigningRequestApprovalSpec struct {
 	AllowedIPRanges []IPRange `json:"allowedIPRanges,omitempty"`
 
 	// allowedDNSSuffixes are the suffixes of which every requested DNS name must have one: example.com allows
-	// node-1.example.com, and not node-1.badexample.com. The Node's own name needs none. Names that Services and the API server
-	// go by, localhost and wildcards are never allowed.
+	// node-1.example.com, and not node-1.badexample.com. Only the Node's own name needs none, if there is no dot in it: with a
+	// dot it may be another host's, or a Service's. Names that Services and the API server go by, localhost and wildcards are
+	// never allowed. A name that may be a Service's in another cluster domain than cluster.local, as web.shop.svc.example.com,
+	// needs a suffix that has the label svc.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=0
@@ -101,14 +103,16 @@ type SigningRequestApprovalSpec struct {
 	AllowedDNSSuffixes []DNSSuffix `json:"allowedDNSSuffixes,omitempty"`
 
 	// dnsResolution is Required to approve only if every requested DNS name resolves, from where notafter runs, to nothing but
-	// addresses of the Node, and every requested IP address is one that a name resolved to. Names are looked up as they
-	// stand, without search domains: a node that has only a short name is not approved. A lookup that fails leaves the request
-	// undecided.
+	// addresses of the Node that are in allowedIPRanges, and every requested IP address is one that a name resolved to. Names
+	// are looked up as they stand, without search domains: a node that has only a short name is not approved. A lookup that
+	// fails leaves the request undecided.
 	// +optional
 	// +kubebuilder:default=Ignored
 	DNSResolution DNSResolution `json:"dnsResolution,omitempty"`
 
-	// dnsTimeout bounds the lookup of the names in one request, as a Go duration.
+	// dnsTimeout bounds the lookup of one DNS name, as a Go duration. A name that is not answered for within half a second is
+	// looked up a second time, with all of dnsTimeout. Names are looked up at the same time, a limited number of them in the
+	// whole cluster: while many are not answered for, one may have to wait for its turn before.
 	// +optional
 	// +kubebuilder:default="5s"
 	// +kubebuilder:validation:Type=string
@@ -134,9 +138,9 @@ type SigningRequestApprovalSpec struct {
 	// +kubebuilder:validation:Maximum=1000
 	MaximumDecisionsPerNode int32 `json:"maximumDecisionsPerNode,omitempty"`
 
-	// maximumPendingNodes is how many nodes, in the whole cluster, may have undecided requests. While there are more,
-	// somebody is flooding the cluster and nothing is approved. Left out, it is 100 more than there are Nodes. Of several
-	// policies the lowest counts.
+	// maximumPendingNodes is how many nodes, in the whole cluster, may have undecided requests, of which one at least is less
+	// than an hour old. While there are more, somebody is flooding the cluster and nothing is approved. Left out, it is 100
+	// more than there are Nodes. Of several policies the lowest counts.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100000

@@ -335,20 +335,20 @@ type CertificateStatus struct {
 	// +required
 	NotAfter metav1.Time `json:"notAfter,omitempty,omitzero"`
 
-	// dnsNames are the DNS subject alternative names, at most 16 of them.
+	// dnsNames are the DNS subject alternative names, at most 256 of them, and of 4 KiB.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MinLength=0
 	// +kubebuilder:validation:items:MaxLength=253
 	DNSNames []string `json:"dnsNames,omitempty"`
 
-	// ipAddresses are the IP subject alternative names, at most 16 of them.
+	// ipAddresses are the IP subject alternative names, at most 256 of them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MinLength=2
 	// +kubebuilder:validation:items:MaxLength=45
 	IPAddresses []string `json:"ipAddresses,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -15,6 +16,12 @@ import (
 
 // defaultKubeletPort is where a kubelet serves that does not say so.
 const defaultKubeletPort = 10250
+
+// metadataServices are where clouds give out credentials to whoever asks from the right machine, other than at a link-local
+// address: AWS by IPv6, Alibaba Cloud, and Azure.
+var metadataServices = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("168.63.129.16"),
+}
 
 // kubeletAddress is where the node's kubelet serves: its first usable InternalIP, or else ExternalIP, and its port. The node
 // writes both itself, so they are not taken at face value: it could have the manager connect to itself, or to what only its own
@@ -59,6 +66,8 @@ func parseAddress(name string, loopback bool) (netip.Addr, error) {
 		return netip.Addr{}, errors.New("is a multicast address")
 	case address.IsLinkLocalUnicast():
 		return netip.Addr{}, errors.New("is a link-local address, which stands for something else on every machine")
+	case slices.Contains(metadataServices, address):
+		return netip.Addr{}, errors.New("is the address of a cloud's metadata service")
 	case address.IsLoopback() && !loopback:
 		return netip.Addr{}, errors.New("is a loopback address, which is the manager's own and not the node's: " +
 			"it is connected to with --probe-loopback only")

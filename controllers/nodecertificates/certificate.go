@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/pki"
 	"github.com/notafter/notafter/controllers/internal/text"
 )
@@ -19,7 +20,10 @@ const (
 	maxMessage          = 512
 	maxName             = 256
 	maxAlternativeName  = 253
-	maxAlternativeNames = 16
+	maxAlternativeNames = 256
+	// maxNamesBytes is for all DNS names of a certificate together. It has room for those of any request that notafter approves
+	// (csr.MaxRequestBytes), all of which are to be known: what a node was issued a certificate for, no other can claim.
+	maxNamesBytes = csr.MaxRequestBytes
 )
 
 // The API carries times as RFC 3339, whose years have four digits, and takes the zero time for an absent one. A certificate
@@ -44,8 +48,13 @@ func certificateStatus(
 		NotBefore:    boundedTime(cert.NotBefore),
 		NotAfter:     boundedTime(cert.NotAfter),
 	}
+	left := maxNamesBytes
 	for _, name := range cert.DNSNames[:min(len(cert.DNSNames), maxAlternativeNames)] {
-		status.DNSNames = append(status.DNSNames, text.Field(name, maxAlternativeName))
+		name = text.Field(name, maxAlternativeName)
+		if left -= len(name); left < 0 {
+			break
+		}
+		status.DNSNames = append(status.DNSNames, name)
 	}
 	for _, address := range cert.IPAddresses[:min(len(cert.IPAddresses), maxAlternativeNames)] {
 		status.IPAddresses = append(status.IPAddresses, address.String())

@@ -172,7 +172,8 @@ var _ = Describe("NodeCertificates", func() {
 		// What was written is what is read back: nothing is written again.
 		before, err := get(ctx, "hostile")
 		Expect(err).NotTo(HaveOccurred())
-		Expect(before.Status.Certificates[0].DNSNames).To(HaveLen(16))
+		Expect(before.Status.Certificates[0].DNSNames).To(HaveLen(45), "as many as have 4 KiB")
+		Expect(before.Status.Certificates[0].IPAddresses).To(HaveLen(256))
 		Consistently(func() (string, error) {
 			now, err := get(ctx, "hostile")
 			return now.ResourceVersion, err

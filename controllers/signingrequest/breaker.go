@@ -24,7 +24,8 @@ var recount reconcile.Request
 
 // breaker stops all approvals while an absurd number of nodes waits for one: somebody makes up nodes, or something is very
 // wrong, and people should look first. It counts nodes and not requests, of which each node files another one every quarter of
-// an hour: those who wait for long must not be the reason to wait longer.
+// an hour: those who wait for long must not be the reason to wait longer. Nor must machines that are gone, whose requests stay
+// for a day.
 type breaker struct {
 	requests requestSource
 	nodes    cache.Cache
@@ -70,7 +71,7 @@ func (b *breaker) look(ctx context.Context, set *ruleSet, now time.Time) (isOpen
 	if err != nil {
 		return b.isOpen, false, err
 	}
-	isOpen = set.approves() && csr.PendingNodes(requests) > csr.PendingLimit(set.all(), len(nodes.List()))
+	isOpen = set.approves() && csr.PendingNodes(requests, now) > csr.PendingLimit(set.all(), len(nodes.List()))
 	changed = isOpen != b.isOpen
 	b.at, b.set, b.isOpen = now, set, isOpen
 	b.store.suspend(isOpen)

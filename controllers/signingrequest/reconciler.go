@@ -138,6 +138,9 @@ func (r *reconciler) gather(ctx context.Context, nodeName string, set *ruleSet) 
 	case err == nil:
 		if in.Node != nil && cached.IsOf(known, in.Node) {
 			in.Certificates = known.Status.Certificates
+			if known.Status.Serving != nil {
+				in.ServingMode = known.Status.Serving.Mode
+			}
 		}
 	case !apierrors.IsNotFound(err):
 		return in, fmt.Errorf("reading NodeCertificates %s: %w", nodeName, err)

@@ -19,11 +19,13 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
 	"github.com/notafter/notafter/hack/operator"
@@ -96,13 +98,50 @@ var _ = Describe("The approver", Ordered, ContinueOnFailure, func() {
 	It("leaves the rest of a request alone", func(ctx SpecContext) {
 		const pool = "rest"
 		create(ctx, approving(pool))
-		request := ask(ctx, create(ctx, newNode("rest-0", pool)).Name)
-		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
+		node := create(ctx, newNode("rest-0", pool))
+		unusual := unfiled(node.Name, pkitest.DNSNames(node.Name), pkitest.IPAddresses(addressOf(node.Name).String()))
+		// What no cache keeps of it.
+		unusual.Spec.Request = append(unusual.Spec.Request, strings.Repeat("text\n", 12_000)...)
+		unusual.Annotations = map[string]string{"example.com/kept": "yes"}
+		unusual.Finalizers = []string{"example.com/kept"}
+		request, err := fileAs(ctx, node.Name, unusual)
+		Expect(err).NotTo(HaveOccurred())
 		after := &certificatesv1.CertificateSigningRequest{}
-		Expect(c.Get(ctx, client.ObjectKeyFromObject(request), after)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) {
+			after.Finalizers = nil
+			Expect(c.Update(ctx, after)).To(Succeed())
+			Expect(c.Delete(ctx, after)).To(Succeed())
+		})
+		Eventually(conditions(ctx, request)).WithContext(ctx).Should(ConsistOf(approved))
+		Eventually(func(g Gomega) {
+			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(request), after)).To(Succeed())
+			g.Expect(after.Status.Certificate).NotTo(BeEmpty(), "the signer reads the first request")
+		}).Should(Succeed())
 		Expect(after.Labels).To(Equal(request.Labels))
+		Expect(after.Annotations).To(Equal(request.Annotations))
+		Expect(after.Finalizers).To(Equal(request.Finalizers))
 		Expect(after.GenerateName).To(Equal(request.GenerateName))
 		Expect(after.Spec).To(Equal(request.Spec))
+	})
+
+	It("decides on nothing that was changed since it was judged", func(ctx SpecContext) {
+		const pool = "changed"
+		policy := create(ctx, approving(pool))
+		node := create(ctx, newNode("changed-0", pool))
+		changed := make(chan error, 1)
+		written.beforeNext(func(name string) {
+			// With that, it is not decided on any more.
+			patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/large":%q}}}`, strings.Repeat("x", csr.MaxMetadataBytes))
+			request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			changed <- c.Patch(ctx, request, client.RawPatch(types.MergePatchType, []byte(patch)))
+		})
+		conflicts := written.by()[http.StatusConflict]
+		request := ask(ctx, node.Name)
+		Eventually(changed).Should(Receive(BeNil()))
+		Eventually(written.by).Should(HaveKeyWithValue(http.StatusConflict, conflicts+1))
+		Eventually(findings).WithArguments(ctx, policy).Should(ContainElement(
+			HaveField("Message", ContainSubstring("MetadataTooLarge"))))
+		Consistently(conditions(ctx, request)).WithContext(ctx).Should(BeEmpty())
 	})
 
 	It("approves no name that the node must not have, and says which", func(ctx SpecContext) {

@@ -31,8 +31,8 @@ type Store struct {
 
 	mu     sync.Mutex
 	judged map[string]judged
-	// disputed are the nodes that wait because another one claims an address of theirs.
-	disputed map[string]struct{}
+	// disputed are the nodes that wait because another one claims an address of theirs, by that other one.
+	disputed map[string]map[string]struct{}
 	denied   []policy.Denial
 	// suspended is the breaker's state.
 	suspended bool
@@ -53,6 +53,8 @@ type judged struct {
 	reason  csr.Reason
 	// decided says that this version of the request is past: a decision was written, by us or somebody else.
 	decided bool
+	// rival is the node that claims an address of this one; empty if that is not what it waits for.
+	rival string
 	// refused says that the API server refused the decision, and that it is still wanted.
 	refused bool
 	// report is what a policy reports; nil if there is nothing to report.
@@ -61,7 +63,7 @@ type judged struct {
 
 func newStore(requests requestSource, rules *rules) *Store {
 	return &Store{
-		requests: requests, rules: rules, judged: map[string]judged{}, disputed: map[string]struct{}{},
+		requests: requests, rules: rules, judged: map[string]judged{}, disputed: map[string]map[string]struct{}{},
 		// One event that waits says as much as many.
 		changed: make(chan event.GenericEvent, 1),
 	}
@@ -156,6 +158,7 @@ func (s *Store) note(
 ) (news bool) {
 	next := judged{
 		uid: request.UID, resourceVersion: request.ResourceVersion, version: version, verdict: d.Verdict, reason: d.Reason,
+		rival: d.Rival,
 	}
 	if d.Violated || len(d.By) > 0 && len(d.Overruled) > 0 {
 		next.report = &policy.JudgedRequest{
@@ -168,10 +171,7 @@ func (s *Store) note(
 	before := s.judged[node]
 	next.refused = before.refused && before.uid == next.uid && (d.Verdict == csr.Approve || d.Verdict == csr.Deny)
 	s.judged[node] = next
-	delete(s.disputed, node)
-	if d.Reason == csr.ReasonAddressContested {
-		s.disputed[node] = struct{}{}
-	}
+	s.dispute(node, before.rival, next.rival)
 	if s.settling || before.refused != next.refused || !reflect.DeepEqual(before.report, next.report) {
 		s.tell()
 	}
@@ -184,7 +184,7 @@ func (s *Store) forget(node string) {
 	defer s.mu.Unlock()
 	before, ok := s.judged[node]
 	delete(s.judged, node)
-	delete(s.disputed, node)
+	s.dispute(node, before.rival, "")
 	if ok && (before.report != nil || before.refused || s.settling) {
 		s.tell()
 	}
@@ -225,11 +225,29 @@ func (s *Store) isDecided(node string, request *certificatesv1.CertificateSignin
 	return j.decided && j.uid == request.UID && j.resourceVersion == request.ResourceVersion
 }
 
-// contested are the nodes that wait because another one claims an address of theirs.
-func (s *Store) contested() []string {
+// dispute keeps which other node claims an address of a node: the one now, and not the one before. Either is empty for none. The
+// caller holds the lock.
+func (s *Store) dispute(node, before, now string) {
+	if before == now {
+		return
+	}
+	if delete(s.disputed[before], node); len(s.disputed[before]) == 0 {
+		delete(s.disputed, before)
+	}
+	if now == "" {
+		return
+	}
+	if s.disputed[now] == nil {
+		s.disputed[now] = map[string]struct{}{}
+	}
+	s.disputed[now][node] = struct{}{}
+}
+
+// contestedBy are the nodes that wait because the other one claims an address of theirs.
+func (s *Store) contestedBy(other string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.disputed))
+	return slices.Collect(maps.Keys(s.disputed[other]))
 }
 
 // suspend keeps the breaker's state.

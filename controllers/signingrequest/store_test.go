@@ -180,16 +180,33 @@ func TestDecidedOnce(t *testing.T) {
 	}
 }
 
+// A change of one node wakes those whose addresses it claims, and no others.
 func TestContested(t *testing.T) {
 	s := newStore(fixedRequests{}, &rules{})
-	s.note("node-1", 1, pending("node-1"), csr.Decision{Reason: csr.ReasonAddressContested})
-	s.note("node-2", 1, pending("node-2"), csr.Decision{Reason: csr.ReasonAddressContested})
-	s.note("node-2", 1, pending("node-2"), csr.Decision{Reason: csr.ReasonKeepsRules})
-	if diff := cmp.Diff([]string{"node-1"}, s.contested()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+	expect := func(step string, want map[string][]string) {
+		t.Helper()
+		for _, other := range []string{"a", "b", ""} {
+			got := s.contestedBy(other)
+			slices.Sort(got)
+			if !slices.Equal(got, want[other]) {
+				t.Errorf("%s: %q claims addresses of %v, want %v", step, other, got, want[other])
+			}
+		}
 	}
-	s.forget("node-1")
-	if got := s.contested(); len(got) > 0 {
-		t.Errorf("%v, want none", got)
+	note := func(node, rival string) { s.note(node, 1, pending(node), csr.Decision{Rival: rival}) }
+	note("node-1", "a")
+	note("node-2", "a")
+	note("node-3", "b")
+	note("node-4", "")
+	expect("at first", map[string][]string{"a": {"node-1", "node-2"}, "b": {"node-3"}})
+	note("node-2", "b")
+	note("node-3", "b")
+	expect("after another one claimed it", map[string][]string{"a": {"node-1"}, "b": {"node-2", "node-3"}})
+	note("node-1", "")
+	s.forget("node-2")
+	s.forget("node-3")
+	expect("when that is over", nil)
+	if len(s.disputed) > 0 {
+		t.Errorf("%v is left", s.disputed)
 	}
 }

@@ -112,15 +112,20 @@ func addressOf(node string) netip.Addr {
 
 // writes records the decisions that an operator wrote, or tried to, as the API server answered them.
 type writes struct {
-	mu       sync.Mutex
+	mu sync.Mutex
+	// before is called with the name of a request before the next decision on it reaches the API server; nil does nothing.
+	before   func(name string)
 	requests []string
 	statuses map[int]int
 }
 
 func (w *writes) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(request *http.Request) (*http.Response, error) {
-		response, err := next.RoundTrip(request)
 		name, isApproval := strings.CutSuffix(request.URL.Path, "/approval")
+		if isApproval && request.Method == http.MethodPut {
+			w.interfere(filepath.Base(name))
+		}
+		response, err := next.RoundTrip(request)
 		if err == nil && isApproval && request.Method == http.MethodPut {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -129,6 +134,24 @@ func (w *writes) wrap(next http.RoundTripper) http.RoundTripper {
 		}
 		return response, err
 	})
+}
+
+// interfere does once what is to be done before a decision.
+func (w *writes) interfere(name string) {
+	w.mu.Lock()
+	before := w.before
+	w.before = nil
+	w.mu.Unlock()
+	if before != nil {
+		before(name)
+	}
+}
+
+// beforeNext has something done before the next decision.
+func (w *writes) beforeNext(do func(name string)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = do
 }
 
 // by is how often which answer was given.
@@ -237,7 +260,12 @@ func file(ctx context.Context, node string, names ...pkitest.Option) (*certifica
 	if len(names) == 0 {
 		names = []pkitest.Option{pkitest.DNSNames(node), pkitest.IPAddresses(addressOf(node).String())}
 	}
-	request := &certificatesv1.CertificateSigningRequest{
+	return fileAs(ctx, node, unfiled(node, names...))
+}
+
+// unfiled is a request for a serving certificate that is still to be filed.
+func unfiled(node string, names ...pkitest.Option) *certificatesv1.CertificateSigningRequest {
+	return &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-", Labels: map[string]string{"kept": "yes"}},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			SignerName: certificatesv1.KubeletServingSignerName,
@@ -245,6 +273,12 @@ func file(ctx context.Context, node string, names ...pkitest.Option) (*certifica
 			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
 		},
 	}
+}
+
+// fileAs files a request as the node does.
+func fileAs(
+	ctx context.Context, node string, request *certificatesv1.CertificateSigningRequest,
+) (*certificatesv1.CertificateSigningRequest, error) {
 	filed := &certificatesv1.CertificateSigningRequest{}
 	err := nodes.CertificatesV1().RESTClient().Post().Resource("certificatesigningrequests").
 		SetHeader("Impersonate-User", "system:node:"+node).

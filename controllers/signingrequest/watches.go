@@ -45,15 +45,24 @@ func nodeChanged() predicate.Predicate {
 	}
 }
 
-// certificatesChanged lets through that other certificates are known of a node.
+// certificatesChanged lets through that other certificates are known of a node, or another origin of the one in use.
 func certificatesChanged() predicate.Predicate {
 	return predicate.Funcs{
 		UpdateFunc: func(e event.UpdateEvent) bool {
 			before, ok := e.ObjectOld.(*v1alpha1.NodeCertificates)
 			after, okAfter := e.ObjectNew.(*v1alpha1.NodeCertificates)
-			return ok && okAfter && !equality.Semantic.DeepEqual(before.Status.Certificates, after.Status.Certificates)
+			return ok && okAfter && (mode(before) != mode(after) ||
+				!equality.Semantic.DeepEqual(before.Status.Certificates, after.Status.Certificates))
 		},
 	}
+}
+
+// mode is where the certificate comes from that the node's kubelet serves.
+func mode(known *v1alpha1.NodeCertificates) v1alpha1.ServingMode {
+	if known.Status.Serving == nil {
+		return ""
+	}
+	return known.Status.Serving.Mode
 }
 
 // waker enqueues nodes that wait for a decision, and no others. Those that wait longest are next.
@@ -152,11 +161,11 @@ func (w *waker) ofRequests() handler.TypedEventHandler[*certificatesv1.Certifica
 	}
 }
 
-// ofNodes enqueues the node that an object is named after, and those that wait because an address of theirs is contested.
+// ofNodes enqueues the node that an object is named after, and those that wait because it has an address of theirs.
 func (w *waker) ofNodes() handler.EventHandler {
 	change := func(q queue, object client.Object) {
 		w.enqueue(q, object.GetName())
-		for _, node := range w.store.contested() {
+		for _, node := range w.store.contestedBy(object.GetName()) {
 			w.enqueue(q, node)
 		}
 	}

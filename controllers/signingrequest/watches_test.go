@@ -80,10 +80,13 @@ func TestCertificatesChanged(t *testing.T) {
 			SigningRequests: []v1alpha1.SigningRequestStatus{{Stage: stage}},
 		}}
 	}
+	served := facts("aa", v1alpha1.StagePending)
+	served.Status.Serving = &v1alpha1.ServingStatus{Mode: v1alpha1.ServingModeClusterSigned}
 	for name, tc := range map[string]struct {
 		after *v1alpha1.NodeCertificates
 		want  bool
 	}{
+		"origin":      {served, true},
 		"request":     {facts("aa", v1alpha1.StageApproved), false},
 		"certificate": {facts("bb", v1alpha1.StagePending), true},
 	} {

@@ -23,10 +23,13 @@ func CanonicalAddress(text string) string {
 	return strings.ToLower(strings.TrimSuffix(text, "."))
 }
 
-// NodeAddresses are the addresses and names that a Node reports, and its own name, each once and canonical.
+// NodeAddresses are the addresses and names that a Node reports, and its own name, each once and canonical. To be called like an
+// address is not to have it.
 func NodeAddresses(node *corev1.Node) []string {
 	addresses := make([]string, 0, len(node.Status.Addresses)+1)
-	addresses = append(addresses, CanonicalAddress(node.Name))
+	if netutils.ParseIPSloppy(node.Name) == nil {
+		addresses = append(addresses, CanonicalAddress(node.Name))
+	}
 	for i := range node.Status.Addresses {
 		if text := node.Status.Addresses[i].Address; text != "" {
 			addresses = append(addresses, CanonicalAddress(text))
@@ -49,9 +52,25 @@ func neverNode(name string) string {
 	case name == "kubernetes" || name == "kubernetes.default" || strings.HasPrefix(name, "kubernetes.default."):
 		return "is the API server's"
 	}
-	// <service>.<namespace>.svc, and with a Pod's name before that, in whatever cluster domain.
-	if labels := strings.SplitN(name, ".", 5); slices.Contains(labels[min(2, len(labels)):min(4, len(labels))], "svc") {
-		return "is of the form of a Service's name"
+	for _, end := range clusterNames {
+		if strings.HasSuffix(name, end) {
+			return "is of the form of a Service's or a Pod's name"
+		}
+	}
+	return ""
+}
+
+// clusterNames are how names of Services and Pods end, in the usual cluster domain and without one.
+var clusterNames = []string{".svc", ".svc.cluster.local", ".pod.cluster.local"}
+
+// serviceEnd is the end of a name from where it is of the form of a Service's in some cluster domain: svc.<domain> of
+// <service>.<namespace>.svc.<domain>, with or without a Pod's name before that; "" if it is of no such form.
+func serviceEnd(name string) string {
+	labels := strings.Split(name, ".")
+	for i := 2; i < min(4, len(labels)); i++ {
+		if labels[i] == "svc" {
+			return strings.Join(labels[i:], ".")
+		}
 	}
 	return ""
 }

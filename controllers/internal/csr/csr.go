@@ -14,7 +14,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,10 +28,11 @@ import (
 const (
 	// NodeNameIndex is the name of the cache index of CertificateSigningRequests by NodeName.
 	NodeNameIndex = ".nodeName"
-	// MaxRequestBytes is how much of spec.request is read. A kubelet's request has about 500 bytes.
-	MaxRequestBytes = 64 << 10
+	// MaxRequestBytes is how large a certificate request, in DER, may be to be read. A kubelet's has about 300 bytes, and a
+	// hundred IPv6 addresses take 2 KiB. maxSearched is in how much of spec.request it is looked for, with what is around it.
+	MaxRequestBytes, maxSearched = 4 << 10, 64 << 10
 	// MaxMetadataBytes is how much metadata a request may have that is decided on. A kubelet's has about 100 bytes.
-	MaxMetadataBytes = 8 << 10
+	MaxMetadataBytes = 2 << 10
 	// metadataLeftOut is the annotation, in memory only, of a request of which the metadata are not kept.
 	metadataLeftOut = "notafter.dev/metadata-left-out"
 
@@ -41,6 +41,9 @@ const (
 	nodeUserPrefix = "system:node:"
 
 	requestBlock = "CERTIFICATE REQUEST"
+	// tooLarge is what ReadOf keeps of a request that is too large to be read. It holds no PEM block, so that the API server
+	// stores no request that says so itself.
+	tooLarge = "larger than what is read"
 )
 
 // Parse reads a certificate request as it stands in spec.request: the first PEM block, of type CERTIFICATE REQUEST.
@@ -48,11 +51,12 @@ const (
 // https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/apis/certificates/helpers.go (ParseCSR). The signature is
 // not checked: the API server did that when the request was created.
 func Parse(pemData []byte) (*x509.CertificateRequest, error) {
-	if len(pemData) > MaxRequestBytes {
-		return nil, fmt.Errorf("spec.request is larger than the %d bytes that are read", MaxRequestBytes)
-	}
-	block, _ := pem.Decode(pemData)
-	if block == nil {
+	block := firstBlock(pemData)
+	switch {
+	case len(pemData) > maxSearched, string(pemData) == tooLarge, block != nil && isTooLarge(block):
+		return nil, fmt.Errorf(
+			"spec.request is larger than what is read: %d bytes, or %d with what is around them", MaxRequestBytes, maxSearched)
+	case block == nil:
 		return nil, errors.New("spec.request holds no PEM block")
 	}
 	if block.Type != requestBlock {
@@ -63,6 +67,29 @@ func Parse(pemData []byte) (*x509.CertificateRequest, error) {
 		return nil, fmt.Errorf("spec.request is not a PKCS #10 certificate request: %s", text.Field(err.Error(), maxCause))
 	}
 	return request, nil
+}
+
+// firstBlock is the first PEM block in what is looked at; nil if there is none.
+func firstBlock(pemData []byte) *pem.Block {
+	if len(pemData) > maxSearched {
+		return nil
+	}
+	block, _ := pem.Decode(pemData)
+	return block
+}
+
+func isTooLarge(block *pem.Block) bool { return len(block.Type)+len(block.Bytes) > MaxRequestBytes }
+
+// readRequest is what Parse reads of spec.request. A node may put as much around it as the API server stores, and file thousands.
+func readRequest(pemData []byte) []byte {
+	switch block := firstBlock(pemData); {
+	case len(pemData) > maxSearched, string(pemData) == tooLarge, block != nil && isTooLarge(block):
+		return []byte(tooLarge)
+	case block == nil:
+		return nil
+	default:
+		return pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})
+	}
 }
 
 // NodeName is the node that a request is for, or "" if that cannot be told. A kubelet that already has a certificate
@@ -120,20 +147,19 @@ func LeaveOutMetadata(req *certificatesv1.CertificateSigningRequest) {
 }
 
 // ReadOf is the part of a request's spec that this package reads. Of one that was issued, that is whose it is: the rules for
-// requests are past. Of one that is too large to be read, it is enough to say so. It is what a cache of thousands needs to keep.
+// requests are past. Of one that is too large to be read, it is enough to say so. It is what a cache of thousands needs to keep,
+// and what an approval may write, as the API server takes nothing but conditions and metadata from that (csrApprovalStrategy):
+// https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/registry/certificates/certificates/strategy.go
 func ReadOf(req *certificatesv1.CertificateSigningRequest) certificatesv1.CertificateSigningRequestSpec {
 	read := certificatesv1.CertificateSigningRequestSpec{
-		SignerName: req.Spec.SignerName, Username: req.Spec.Username, Request: req.Spec.Request, Usages: req.Spec.Usages,
-	}
-	if len(read.Request) > MaxRequestBytes {
-		read.Request = slices.Clone(read.Request[:MaxRequestBytes+1])
+		SignerName: req.Spec.SignerName, Username: req.Spec.Username, Request: readRequest(req.Spec.Request), Usages: req.Spec.Usages,
 	}
 	switch Stage(req) {
 	case v1alpha1.StagePending:
 		read.Groups, read.ExpirationSeconds = req.Spec.Groups, req.Spec.ExpirationSeconds
 	case v1alpha1.StageIssued:
 		read.Usages = nil
-		if strings.HasPrefix(req.Spec.Username, nodeUserPrefix) {
+		if FiledAsNode(req) {
 			read.Request = nil
 		}
 	case v1alpha1.StageApproved, v1alpha1.StageDenied, v1alpha1.StageFailed, v1alpha1.StageDeleted:

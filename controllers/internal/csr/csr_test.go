@@ -4,7 +4,9 @@
 package csr_test
 
 import (
+	"bytes"
 	"encoding/pem"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -116,10 +118,13 @@ func TestParse(t *testing.T) {
 		"empty":                        {err: "spec.request holds no PEM block"},
 		"not PEM":                      {data: []byte("hello"), err: "spec.request holds no PEM block"},
 		"a certificate":                {data: certificate, err: `a PEM block of type "CERTIFICATE", want CERTIFICATE REQUEST`},
-		"a type without end":           {data: block(strings.Repeat("X", 10_000), nil), err: `…", want CERTIFICATE REQUEST`},
+		"a type without end":           {data: block(strings.Repeat("X", 3_000), nil), err: `…", want CERTIFICATE REQUEST`},
 		"garbage":                      {data: block("CERTIFICATE REQUEST", []byte("garbage")), err: "is not a PKCS #10 certificate"},
-		"as large as is read":          {data: slices.Concat(servingRequest, make([]byte, csr.MaxRequestBytes-len(servingRequest)))},
-		"larger than is read":          {data: make([]byte, csr.MaxRequestBytes+1), err: "larger than the 65536 bytes"},
+		"much text around it":          {data: around(servingRequest, 64<<10)},
+		"too much text around it":      {data: around(servingRequest, 64<<10+1), err: "or 65536 with what is around them"},
+		"larger than is read":          {data: block("CERTIFICATE REQUEST", make([]byte, csr.MaxRequestBytes)), err: "larger than what is read: 4096"},
+		"a type larger than is read":   {data: block(strings.Repeat("X", csr.MaxRequestBytes+1), nil), err: "larger than what is read"},
+		"a hundred IPv6 addresses":     {data: pkitest.Request(pkitest.Node("node-1"), pkitest.IPAddresses(many(100, "2001:db8::%x")...))},
 		"the type OpenSSL once wrote":  {data: block("NEW CERTIFICATE REQUEST", nil), err: "want CERTIFICATE REQUEST"},
 		"more after the DER structure": {data: block("CERTIFICATE REQUEST", append(der(servingRequest), 0)), err: "trailing data"},
 	} {
@@ -139,6 +144,21 @@ func TestParse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// around adds text before and after the data, so that it has that many bytes.
+func around(data []byte, size int) []byte {
+	before := bytes.Repeat([]byte("a\n"), 10_000)
+	return slices.Concat(before, data, bytes.Repeat([]byte("z"), size-len(before)-len(data)))
+}
+
+// many are so many numbered texts.
+func many(n int, format string) []string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = fmt.Sprintf(format, i)
+	}
+	return texts
 }
 
 func block(kind string, content []byte) []byte {
@@ -396,7 +416,7 @@ func another(b builder) builder {
 }
 
 func TestMalformedIsBounded(t *testing.T) {
-	hostile := strings.Repeat("evil\n", 1000)
+	hostile := strings.Repeat("evil\n", 100)
 	req := request("csr", 0).PEM(pkitest.Request(
 		pkitest.CommonName(hostile), pkitest.Organization(slices.Repeat([]string{hostile}, 4)...)))
 	got := csr.Malformed(req.Obj())
@@ -411,13 +431,20 @@ func FuzzParse(f *testing.F) {
 	f.Add(clientRequest)
 	f.Add(certificate)
 	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"))
+	f.Add(around(servingRequest, 64<<10))
+	f.Add([]byte("larger than what is read"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parsed, err := csr.Parse(data)
 		if (parsed == nil) == (err == nil) || err != nil && len(err.Error()) > 1024 {
 			t.Errorf("got %v and error %v", parsed, err)
 		}
-		if err != nil && csr.Malformed(request("csr", 0).PEM(data).Obj()) == "" {
+		req := request("csr", 0).PEM(data).Obj()
+		if err != nil && csr.Malformed(req) == "" {
 			t.Errorf("not malformed, but: %v", err)
+		}
+		kept := csr.ReadOf(req).Request
+		if _, again := csr.Parse(kept); (again == nil) != (err == nil) || len(kept) > 2*csr.MaxRequestBytes {
+			t.Errorf("%d bytes are kept, of which is said: %v; of all: %v", len(kept), again, err)
 		}
 	})
 }

@@ -51,6 +51,9 @@ const (
 	ReasonNotOfNode Reason = "NotOfNode"
 	// ReasonNodeNotFound is a request of a node that is not there: not yet, or not any more.
 	ReasonNodeNotFound Reason = "NodeNotFound"
+	// ReasonOfPredecessor is a request that was filed so long before its Node was made that it must be of an earlier one of that
+	// name, or of a kubelet that does not wait for it any more.
+	ReasonOfPredecessor Reason = "OfPredecessor"
 	// ReasonNoPolicy is a request of a node for which no policy has a say about approval.
 	ReasonNoPolicy Reason = "NoPolicy"
 	// ReasonSuperseded is a request after which the node filed another.
@@ -106,6 +109,9 @@ const (
 	settling = time.Minute
 	// decisionWindow is the time over which a node's decisions are counted. Kubernetes keeps decided requests for as long.
 	decisionWindow = time.Hour
+	// abandoned is the age at which a kubelet gives up on a request:
+	// https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/client-go/util/certificate/certificate_manager.go
+	abandoned = 15 * time.Minute
 )
 
 // Answer is what DNS says of a name.
@@ -123,8 +129,10 @@ type DecisionInput struct {
 	Siblings []*certificatesv1.CertificateSigningRequest
 	// Node is the Node that the request is of; nil while there is none.
 	Node *corev1.Node
-	// Certificates are those that are known of that very Node, from its NodeCertificates.
+	// Certificates are those that are known of that very Node, from its NodeCertificates, and ServingMode is where the one that
+	// its kubelet showed in the latest handshake comes from.
 	Certificates []v1alpha1.CertificateStatus
+	ServingMode  v1alpha1.ServingMode
 	// Rules are those of the policies that select the Node, in any order. Nil ones have no say.
 	Rules []*Rules
 	// Owners returns the names of the Nodes among whose NodeAddresses that one is.
@@ -153,6 +161,8 @@ type Decision struct {
 	// By are the policies because of which the request is not approved, and Overruled those that would have approved it. Both
 	// are in alphabetical order.
 	By, Overruled []string
+	// Rival is one of the other Nodes that have an address of the request, because of which it is not approved.
+	Rival string
 }
 
 // Decide says what becomes of a request. It takes a time that is bounded by the size of what the API server stores, whatever
@@ -217,9 +227,14 @@ func (d *decider) violation(reason Reason, message string, breaks func(*Rules) b
 		Overruled: d.policies(func(r *Rules) bool { return r.approves && breaks != nil && !breaks(r) }),
 	}
 	denies := slices.ContainsFunc(d.byPolicy, func(r *Rules) bool { return r.denies && (breaks == nil || breaks(r)) })
-	if exhausted, _ := d.exhausted(); denies && !exhausted && !d.observed() && !d.Suspended {
-		decision.Verdict = Deny
+	if !denies || d.observed() || d.Suspended {
+		return decision
 	}
+	if exhausted, until := d.exhausted(); exhausted {
+		decision.Until = until
+		return decision
+	}
+	decision.Verdict = Deny
 	return decision
 }
 
@@ -254,6 +269,8 @@ func (d *decider) concern() *Decision {
 			missing.Verdict, missing.Until = Wait, d.settled()
 		}
 		return missing
+	case req.CreationTimestamp.Add(abandoned).Before(d.Node.CreationTimestamp.Time):
+		return noOpinion(ReasonOfPredecessor, "the request was filed long before the Node was made")
 	case len(d.byPolicy) == 0:
 		return noOpinion(ReasonNoPolicy, "no CertificatePolicy with signingRequestApproval selects the Node")
 	}
@@ -358,25 +375,26 @@ func (d *decider) rules() *Decision {
 }
 
 // ownership wants the Node to have every address and name, and no other Node. What a certificate has been issued to this Node
-// for is its own, whoever claims it: no node can stop another from renewing by claiming its addresses.
+// for is its own, whoever claims it: no node can stop another from renewing by claiming its addresses. That the Node does not
+// have one is not sure enough for a denial: it may get it yet, and may have it already where a cache is behind.
 func (d *decider) ownership() *Decision {
 	own, held := NodeAddresses(d.Node), d.held()
 	for _, address := range d.asked.all() {
 		if _, has := slices.BinarySearch(own, address); !has {
-			message := fmt.Sprintf("%s is not among the addresses of Node %s", quoted(address), d.node)
-			if d.Now.Before(d.settled()) {
-				return d.doubt(ReasonAddressNotOfNode, message, nil)
-			}
-			return d.violation(ReasonAddressNotOfNode, message, nil)
+			return d.doubt(ReasonAddressNotOfNode, fmt.Sprintf("%s is not among the addresses of Node %s", quoted(address), d.node), nil)
 		}
-		if slices.Contains(held, address) {
-			continue
-		}
-		if other := d.otherOwner(address); other != "" {
-			return d.doubt(ReasonAddressContested, fmt.Sprintf("%s is also an address of Node %s", quoted(address), quoted(other)), nil)
+		if other := d.otherOwner(address, held); other != "" {
+			return d.contested(other, fmt.Sprintf("%s is also an address of Node %s", quoted(address), quoted(other)))
 		}
 	}
 	return nil
+}
+
+// contested doubts a request because of an address that another Node has as well.
+func (d *decider) contested(rival, message string) *Decision {
+	decision := d.doubt(ReasonAddressContested, message, nil)
+	decision.Rival = rival
+	return decision
 }
 
 // all are the addresses and names.
@@ -388,8 +406,12 @@ func (a *asked) all() []string {
 	return all
 }
 
-// otherOwner is the first of the other Nodes that have the address; empty if none has.
-func (d *decider) otherOwner(address string) string {
+// otherOwner is the first of the other Nodes that have the address, unless this Node holds it; empty if none has. The Node's own
+// name is nobody else's, whoever reports it.
+func (d *decider) otherOwner(address string, held []string) string {
+	if address == d.node || slices.Contains(held, address) {
+		return ""
+	}
 	others := slices.DeleteFunc(slices.Clone(d.Owners(address)), func(name string) bool { return name == d.node })
 	if len(others) == 0 {
 		return ""
@@ -402,7 +424,7 @@ func (d *decider) held() []string {
 	var held []string
 	for i := range d.Certificates {
 		c := &d.Certificates[i]
-		if c.Purpose != v1alpha1.PurposeKubeletServing || c.Source != v1alpha1.SourceSigningRequest || !d.Now.Before(c.NotAfter.Time) {
+		if c.Purpose != v1alpha1.PurposeKubeletServing || !d.wasIssued(c) || !d.Now.Before(c.NotAfter.Time) {
 			continue
 		}
 		for _, name := range slices.Concat(c.DNSNames, c.IPAddresses) {
@@ -410,6 +432,19 @@ func (d *decider) held() []string {
 		}
 	}
 	return held
+}
+
+// wasIssued says that a serving certificate was issued to this Node: to a request of it, or, as one that its kubelet shows, by
+// the Cluster CA and in its name. The requests are gone an hour after they were signed, so that after an installation nothing
+// else is known. A node can have another one's certificate shown, by reporting its address; the name in it is then the other's.
+func (d *decider) wasIssued(c *v1alpha1.CertificateStatus) bool {
+	switch c.Source {
+	case v1alpha1.SourceSigningRequest:
+		return true
+	case v1alpha1.SourceHandshake:
+		return d.ServingMode == v1alpha1.ServingModeClusterSigned && c.Subject == "CN="+nodeUserPrefix+d.node+",O="+nodesGroup
+	}
+	return false
 }
 
 // pace lets a node have one approval at a time and so many decisions in an hour, and nobody any while decisions are
@@ -494,7 +529,7 @@ func (d *decider) resolution() *Decision {
 			Resolve: missing, ResolveTimeout: d.dnsTimeout(),
 		}
 	}
-	own, resolved := NodeAddresses(d.Node), map[string]bool{}
+	resolved := map[netip.Addr]bool{}
 	for _, name := range d.asked.names {
 		answer := d.Answers[name]
 		if len(answer.Addresses) == 0 {
@@ -502,19 +537,36 @@ func (d *decider) resolution() *Decision {
 				"DNS name %s does not resolve: %s", quoted(name), quoted(answer.Failure)), resolves)
 		}
 		for _, address := range answer.Addresses {
-			canonical := address.Unmap().String()
-			if _, has := slices.BinarySearch(own, canonical); !has {
-				return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
-					"DNS name %s resolves to %s, which is not among the addresses of Node %s", quoted(name), canonical, d.node), resolves)
+			address = address.Unmap()
+			if elsewhere := d.elsewhere(name, address, resolves); elsewhere != nil {
+				return elsewhere
 			}
-			resolved[canonical] = true
+			resolved[address] = true
 		}
 	}
 	for _, address := range d.asked.ips {
-		if !resolved[address.String()] {
+		if !resolved[address] {
 			return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
 				"no DNS name in the request resolves to IP address %s", address), resolves)
 		}
+	}
+	return nil
+}
+
+// elsewhere doubts that an address which a name resolves to is the node's. The Node lists the addresses that the node wrote, so
+// it takes what an address in the request takes: that the policies allow it, and that no other Node has it.
+func (d *decider) elsewhere(name string, address netip.Addr, resolves func(*Rules) bool) *Decision {
+	answer := fmt.Sprintf("DNS name %s resolves to %s, which", quoted(name), address)
+	if !slices.Contains(NodeAddresses(d.Node), address.String()) {
+		return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf("%s is not among the addresses of Node %s", answer, d.node), resolves)
+	}
+	forbids := func(r *Rules) bool { return !r.allowsIP(address) }
+	if forbidding := d.policies(forbids); len(forbidding) > 0 {
+		return d.doubt(ReasonNameResolvesElsewhere, fmt.Sprintf(
+			"%s is in none of signingRequestApproval.allowedIPRanges of CertificatePolicy %s", answer, forbidding[0]), forbids)
+	}
+	if other := d.otherOwner(address.String(), d.held()); other != "" {
+		return d.contested(other, fmt.Sprintf("%s is also an address of Node %s", answer, quoted(other)))
 	}
 	return nil
 }

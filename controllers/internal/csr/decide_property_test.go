@@ -47,7 +47,7 @@ func randomWorld(r *rand.Rand) *world {
 	w.in = withNodes(w.in, node("node-1", slices.Concat(some(r, worldNames, 2), some(r, worldAddresses, 2))...), others)
 	for _, name := range worldNames {
 		if r.IntN(4) > 0 {
-			w.in.Answers[name] = csr.Answer{Addresses: parsed(some(r, worldAddresses[:2], 2))}
+			w.in.Answers[name] = csr.Answer{Addresses: parsed(some(r, worldAddresses, 1+r.IntN(8)))}
 		}
 	}
 	for range 1 + r.IntN(2) {
@@ -235,14 +235,14 @@ func decided(d csr.Decision) bool { return d.Verdict == csr.Approve || d.Verdict
 func (w *world) forbidden(seconds int32) []string {
 	var found []string
 	own := csr.NodeAddresses(w.in.Node)
-	for _, address := range slices.Concat(w.names, w.addresses) {
+	for _, address := range slices.Concat(w.names, w.addresses, w.answered()) {
 		if !slices.Contains(own, address) {
 			found = append(found, address+" is not the Node's")
 		}
 		held := slices.ContainsFunc(w.in.Certificates, func(c v1alpha1.CertificateStatus) bool {
 			return c.NotAfter.After(w.in.Now) && slices.Contains(slices.Concat(c.DNSNames, c.IPAddresses), address)
 		})
-		if !held && len(w.in.Owners(address)) > 1 {
+		if address != "node-1" && !held && len(w.in.Owners(address)) > 1 {
 			found = append(found, address+" is another Node's, too")
 		}
 	}
@@ -252,12 +252,25 @@ func (w *world) forbidden(seconds int32) []string {
 	return found
 }
 
+// answered are the addresses that the names in the request resolve to, if a policy wants to know.
+func (w *world) answered() []string {
+	var addresses []string
+	for _, name := range w.names {
+		for _, address := range w.in.Answers[name].Addresses {
+			if w.resolved() {
+				addresses = append(addresses, address.String())
+			}
+		}
+	}
+	return addresses
+}
+
 func (w *world) forbiddenBy(s *v1alpha1.SigningRequestApprovalSpec, seconds int32) []string {
 	var found []string
 	if limit := s.MaximumDuration; limit != nil && time.Duration(seconds)*time.Second > limit.Duration {
 		found = append(found, "it is for too long")
 	}
-	for _, address := range w.addresses {
+	for _, address := range slices.Concat(w.addresses, w.answered()) {
 		loopback := address == "127.0.0.1"
 		if !slices.ContainsFunc(s.AllowedIPRanges, func(text v1alpha1.IPRange) bool {
 			return netip.MustParsePrefix(string(text)).Contains(netip.MustParseAddr(address)) && loopback == (text == "127.0.0.0/8")

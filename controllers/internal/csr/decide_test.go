@@ -167,6 +167,13 @@ func doubted(reason csr.Reason, by ...string) csr.Decision {
 	return csr.Decision{Verdict: csr.NoOpinion, Reason: reason, Violated: true, By: by, Until: at(3)}
 }
 
+// contestedBy is the doubt about an address that another Node has as well.
+func contestedBy(rival string) csr.Decision {
+	d := doubted(csr.ReasonAddressContested, workers...)
+	d.Rival = rival
+	return d
+}
+
 func silent(verdict csr.Verdict, reason csr.Reason) csr.Decision {
 	return csr.Decision{Verdict: verdict, Reason: reason}
 }
@@ -268,6 +275,14 @@ func TestDecideIsNotConcerned(t *testing.T) {
 			req: asking, want: silent(csr.NoOpinion, csr.ReasonNodeNotFound),
 			change: func(in *csr.DecisionInput) { in.Node = nil },
 		},
+		"a Node that came a while after": {
+			req: asking, want: approved,
+			change: func(in *csr.DecisionInput) { in.Node.CreationTimestamp, in.Now = metav1.NewTime(at(15)), at(16) },
+		},
+		"a Node that came when nobody waited any more": {
+			req: asking, want: silent(csr.NoOpinion, csr.ReasonOfPredecessor),
+			change: func(in *csr.DecisionInput) { in.Node.CreationTimestamp, in.Now = metav1.NewTime(at(16)), at(17) },
+		},
 		"another Node": {
 			req: asking, want: silent(csr.NoOpinion, csr.ReasonNodeNotFound),
 			change: func(in *csr.DecisionInput) { in.Node = node("node-2", "10.0.0.1") },
@@ -285,6 +300,8 @@ func TestDecideWaits(t *testing.T) {
 	wait := func(reason csr.Reason, until time.Time, by ...string) csr.Decision {
 		return csr.Decision{Verdict: csr.Wait, Reason: reason, Until: until, By: by}
 	}
+	contestedWait := wait(csr.ReasonAddressContested, at(1), "workers")
+	contestedWait.Rival = "node-2"
 	exhausted := wait(csr.ReasonTooManyDecisions, at(60), "workers")
 	exhausted.Violated = true
 	run(t, map[string]decisionCase{
@@ -295,7 +312,7 @@ func TestDecideWaits(t *testing.T) {
 		"for the Node's new address": {req: request("csr-1", 0).Asking(own, []string{"10.0.0.9"}),
 			want: wait(csr.ReasonAddressNotOfNode, at(1), "workers"), change: young(under(rules("workers", denying)))},
 		"for another Node to go": {req: request("csr-1", 0).Asking(own, ownIP),
-			want: wait(csr.ReasonAddressContested, at(1), "workers"), change: young(contested)},
+			want: contestedWait, change: young(contested)},
 		"for DNS": {req: request("csr-1", 0).Asking(own, ownIP), want: wait(csr.ReasonNameNotResolved, at(1), "workers"),
 			change: young(answering(map[string]csr.Answer{"node-1": {Failure: "timed out"}}))},
 		"for the flood to end": {
@@ -352,7 +369,7 @@ func TestDecideRefusesContents(t *testing.T) {
 			req: asking().PEM([]byte("hello")), want: left(csr.ReasonSignerRules, workers...), message: "no PEM block",
 		},
 		"too large": {
-			req: asking().PEM(make([]byte, csr.MaxRequestBytes+1)), want: left(csr.ReasonSignerRules, workers...),
+			req: asking().PEM(block("CERTIFICATE REQUEST", make([]byte, csr.MaxRequestBytes))), want: left(csr.ReasonSignerRules, workers...),
 			message: "larger than",
 		},
 		"another common name": {req: asking(pkitest.CommonName("system:node:node-2")), want: left(csr.ReasonSignerRules, workers...),
@@ -434,7 +451,7 @@ func TestDecideRefusesContents(t *testing.T) {
 		},
 		"a Service": {
 			req:  request("csr-1", 0).Asking([]string{"web.shop.svc.cluster.local"}, nil),
-			want: left(csr.ReasonNameNeverAllowed, workers...), message: "a Service's name",
+			want: left(csr.ReasonNameNeverAllowed, workers...), message: "a Service's or a Pod's name",
 		},
 		"a Service, short": {
 			req: request("csr-1", 0).Asking([]string{"web.shop.svc"}, nil), want: left(csr.ReasonNameNeverAllowed, workers...),
@@ -443,7 +460,51 @@ func TestDecideRefusesContents(t *testing.T) {
 			req:  request("csr-1", 0).Asking([]string{"web-0.web.shop.svc"}, nil),
 			want: left(csr.ReasonNameNeverAllowed, workers...),
 		},
+		"a Pod": {
+			req:    request("csr-1", 0).Asking([]string{"10-0-0-1.default.pod.cluster.local"}, nil),
+			change: under(rules("workers", suffixes("cluster.local", "pod.cluster.local"))),
+			want:   left(csr.ReasonNameNeverAllowed, workers...), message: "a Pod's name",
+		},
+		"a Service, whatever the suffixes": {
+			req:    request("csr-1", 0).Asking([]string{"web.shop.svc.cluster.local"}, nil),
+			change: under(rules("workers", suffixes("svc.cluster.local", "shop.svc.cluster.local"))),
+			want:   left(csr.ReasonNameNeverAllowed, workers...),
+		},
 	})
+}
+
+// Whoever has a bootstrap token chooses the name of his Node, which is then its own.
+func TestDecideByTheNodesOwnName(t *testing.T) {
+	named := func(name string) builder {
+		return request("csr-1", 0).User("system:node:" + name).PEM(pkitest.Request(pkitest.Node(name), pkitest.DNSNames(name)))
+	}
+	inCluster := func(name string, allowed ...v1alpha1.DNSSuffix) func(*csr.DecisionInput) {
+		return func(in *csr.DecisionInput) {
+			*in = withNodes(*in, node(name, name))
+			in.Rules = []*csr.Rules{rules("workers", suffixes(allowed...))}
+		}
+	}
+	cases := map[string]decisionCase{
+		"of one label": {req: named("node-1"), change: inCluster("node-1"), want: approved},
+		"in a zone of nodes": {
+			req: named("ip-10-0-0-1.ec2.internal"), change: inCluster("ip-10-0-0-1.ec2.internal", "ec2.internal"), want: approved,
+		},
+		"in a zone with a label svc, if the policy says so": {
+			req: named("host.dc1.svc.example.com"), change: inCluster("host.dc1.svc.example.com", "dc1.svc.example.com"), want: approved,
+		},
+		"in a zone that may be of Services": {
+			req: named("host.dc1.svc.example.com"), change: inCluster("host.dc1.svc.example.com", "example.com"),
+			want: left(csr.ReasonNameNotAllowed, workers...),
+		},
+	}
+	for _, name := range []string{
+		"k8s.example.com", "vault.vault", "metrics-server.kube-system", "10-0-0-1.default.pod.k8s.example", "ip-10-0-0-1.ec2.internal",
+	} {
+		cases[name] = decisionCase{
+			req: named(name), change: inCluster(name, "nodes.example.com"), want: left(csr.ReasonNameNotAllowed, workers...), message: name,
+		}
+	}
+	run(t, cases)
 }
 
 // withNames replaces the subject alternative names by what Go writes no request with.
@@ -484,8 +545,8 @@ func TestDecideRefusesKeys(t *testing.T) {
 		"RSA 8193": {
 			req: withKey(t, &rsa.PublicKey{N: modulus(8193), E: 65537}), want: refused, message: "RSA with 8193 bits",
 		},
-		"RSA 100000": {
-			req: withKey(t, &rsa.PublicKey{N: modulus(100_000), E: 65537}), want: refused, message: "RSA with 100000 bits",
+		"RSA 10000": {
+			req: withKey(t, &rsa.PublicKey{N: modulus(10_000), E: 65537}), want: refused, message: "RSA with 10000 bits",
 		},
 		"RSA exponent 1":   {req: withKey(t, &rsa.PublicKey{N: modulus(2048), E: 1}), want: refused, message: "exponent 1"},
 		"RSA exponent 4":   {req: withKey(t, &rsa.PublicKey{N: modulus(2048), E: 4}), want: refused, message: "exponent 4"},
@@ -599,7 +660,11 @@ func TestDecideByRules(t *testing.T) {
 		"suspended, and nothing is denied": {req: long, want: left(csr.ReasonDurationNotAllowed, workers...), change: func(in *csr.DecisionInput) {
 			in.Suspended, in.Rules = true, []*csr.Rules{rules("workers", denying, lasting(time.Hour))}
 		}},
-		"denied often enough": {req: request("csr-9", 1).Asking(own, []string{"192.0.2.1"}), want: left(csr.ReasonAddressNotAllowed, workers...),
+		"denied often enough": {req: request("csr-9", 1).Asking(own, []string{"192.0.2.1"}), want: func() csr.Decision {
+			d := left(csr.ReasonAddressNotAllowed, workers...)
+			d.Until = at(61)
+			return d
+		}(),
 			change: func(in *csr.DecisionInput) {
 				in.Rules = []*csr.Rules{rules("workers", denying, deciding(1))}
 				beside(request("csr-0", 0).Denied(1))(in)
@@ -611,8 +676,7 @@ func TestDecideByRules(t *testing.T) {
 }
 
 func TestDecideByOwnership(t *testing.T) {
-	denied := left(csr.ReasonAddressNotOfNode, workers...)
-	denied.Verdict = csr.Deny
+	missing := doubted(csr.ReasonAddressNotOfNode, workers...)
 	holding := func(source v1alpha1.EvidenceSource, notAfter time.Time) func(*csr.DecisionInput) {
 		return func(in *csr.DecisionInput) {
 			contested(in)
@@ -621,17 +685,25 @@ func TestDecideByOwnership(t *testing.T) {
 			}}
 		}
 	}
-	taken := doubted(csr.ReasonAddressContested, workers...)
+	// It names whoever is at the address that the node reports, which may be somebody else.
+	showing := func(mode v1alpha1.ServingMode, node string, notAfter time.Time) func(*csr.DecisionInput) {
+		return func(in *csr.DecisionInput) {
+			holding(v1alpha1.SourceHandshake, notAfter)(in)
+			in.Certificates[0].Subject = "CN=system:node:" + node + ",O=system:nodes"
+			in.ServingMode = mode
+		}
+	}
+	taken := contestedBy("node-2")
 	run(t, map[string]decisionCase{
 		"an address of no Node": {
-			req: requestFor(own, []string{"10.0.0.2"}), want: left(csr.ReasonAddressNotOfNode, workers...),
+			req: requestFor(own, []string{"10.0.0.2"}), want: missing,
 			message: `"10.0.0.2" is not among the addresses of Node node-1`,
 		},
-		"an address of no Node, denied": {
-			req: requestFor(own, []string{"10.0.0.2"}), want: denied, change: under(rules("workers", denying)),
+		"an address of no Node, not denied": {
+			req: requestFor(own, []string{"10.0.0.2"}), want: missing, change: under(rules("workers", denying)),
 		},
 		"a name of no Node": {
-			req: requestFor([]string{"node-9.example.com"}, nil), want: left(csr.ReasonAddressNotOfNode, workers...),
+			req: requestFor([]string{"node-9.example.com"}, nil), want: missing,
 			change: under(rules("workers", suffixes("example.com"))),
 		},
 		"an address of two Nodes": {
@@ -642,13 +714,39 @@ func TestDecideByOwnership(t *testing.T) {
 			req: requestFor(own, ownIP), want: taken,
 			change: func(in *csr.DecisionInput) { contested(in); in.Rules = []*csr.Rules{rules("workers", denying)} },
 		},
-		"a name that is another Node's": {
-			req: requestFor(own, ownIP), want: taken,
+		"a name that another Node reports as well": {
+			req: requestFor([]string{"node-1.example.com"}, nil), want: taken,
+			change: func(in *csr.DecisionInput) {
+				*in = withNodes(*in, in.Node, node("node-2", "NODE-1.example.com."))
+				in.Rules = []*csr.Rules{rules("workers", suffixes("example.com"))}
+			},
+		},
+		"its own name, whoever reports that": {
+			req: requestFor(own, ownIP), want: approved,
 			change: func(in *csr.DecisionInput) { *in = withNodes(*in, in.Node, node("node-2", "NODE-1.")) },
 		},
+		"a name that is another Node's own": {
+			req: requestFor([]string{"node-2.example.com"}, nil), want: contestedBy("node-2.example.com"),
+			change: func(in *csr.DecisionInput) {
+				*in = withNodes(*in, node("node-1", "node-2.example.com"), node("node-2.example.com"))
+				in.Rules = []*csr.Rules{rules("workers", suffixes("example.com"))}
+			},
+		},
 		"a Node named like an address": {
-			req: requestFor(nil, ownIP), want: taken,
+			req: requestFor(nil, ownIP), want: approved,
 			change: func(in *csr.DecisionInput) { *in = withNodes(*in, in.Node, node("10.0.0.1")) },
+		},
+		"of a Node named like an address": {
+			req: request("csr-1", 0).User("system:node:10.0.0.50").PEM(pkitest.Request(
+				pkitest.Node("10.0.0.50"), pkitest.IPAddresses("10.0.0.50"))),
+			want:    doubted(csr.ReasonAddressNotOfNode, workers...),
+			change:  func(in *csr.DecisionInput) { *in = withNodes(*in, node("10.0.0.50", "10.0.0.1")) },
+			message: `"10.0.0.50" is not among the addresses of Node 10.0.0.50`,
+		},
+		"of a Node named like its address": {
+			req: request("csr-1", 0).User("system:node:10.0.0.50").PEM(pkitest.Request(
+				pkitest.Node("10.0.0.50"), pkitest.IPAddresses("10.0.0.50"))),
+			want: approved, change: func(in *csr.DecisionInput) { *in = withNodes(*in, node("10.0.0.50", "10.0.0.50")) },
 		},
 		"an address of its certificate": {
 			req: requestFor(own, ownIP), want: approved, change: holding(v1alpha1.SourceSigningRequest, at(3)),
@@ -656,8 +754,23 @@ func TestDecideByOwnership(t *testing.T) {
 		"of an expired certificate": {
 			req: requestFor(own, ownIP), want: taken, change: holding(v1alpha1.SourceSigningRequest, at(2)),
 		},
-		"of a certificate it just shows": {
-			req: requestFor(own, ownIP), want: taken, change: holding(v1alpha1.SourceHandshake, at(3)),
+		"of a certificate it shows, which the Cluster CA signed for it": {
+			req: requestFor(own, ownIP), want: approved, change: showing(v1alpha1.ServingModeClusterSigned, "node-1", at(3)),
+		},
+		"of a certificate it shows, which has expired": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeClusterSigned, "node-1", at(2)),
+		},
+		"of a certificate it shows, which another CA signed": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeExternallyManaged, "node-1", at(3)),
+		},
+		"of a certificate it shows, which it signed itself": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeSelfSigned, "node-1", at(3)),
+		},
+		"of a certificate it showed, and now cannot be asked": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeUnknown, "node-1", at(3)),
+		},
+		"of a certificate it shows, which is another node's": {
+			req: requestFor(own, ownIP), want: taken, change: showing(v1alpha1.ServingModeClusterSigned, "node-2", at(3)),
 		},
 	})
 }
@@ -687,11 +800,7 @@ func TestDecideByResolution(t *testing.T) {
 		}, want: csr.Decision{
 			Verdict: csr.Resolve, Reason: csr.ReasonNamesUnresolved, Resolve: []string{"node-1.example.com"}, ResolveTimeout: time.Second,
 		}},
-		"asks for nothing that is refused anyhow": {req: requestFor(own, []string{"10.0.0.2"}), change: answering(nil), want: func() csr.Decision {
-			d := left(csr.ReasonAddressNotOfNode, workers...)
-			d.Verdict = csr.Deny
-			return d
-		}()},
+		"asks for nothing that is refused anyhow": {req: requestFor(own, []string{"10.0.0.2"}), change: answering(nil), want: doubted(csr.ReasonAddressNotOfNode, workers...)},
 		"asks for no hundred names": {req: requestFor(many, ownIP), want: doubted(csr.ReasonTooManyNames, workers...), change: func(in *csr.DecisionInput) {
 			answering(nil)(in)
 			*in = withNodes(*in, node("node-1", slices.Concat(many, ownIP)...))
@@ -705,6 +814,26 @@ func TestDecideByResolution(t *testing.T) {
 			change: answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1", "10.0.0.2")}), message: "resolves to 10.0.0.2"},
 		"an address of no name": {req: requestFor(own, []string{"10.0.0.1", "10.0.0.7"}), want: doubted(csr.ReasonNameResolvesElsewhere, workers...),
 			change: answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")}), message: "no DNS name in the request resolves to IP address 10.0.0.7"},
+		"a machine that the node only says it is": {req: requestFor(own, nil), want: func() csr.Decision {
+			d := doubted(csr.ReasonNameResolvesElsewhere, "subnets", "workers")
+			d.Overruled = []string{"anywhere"}
+			return d
+		}(), change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1", "192.0.2.1")})(in)
+			*in = withNodes(*in, node("node-1", "10.0.0.1", "192.0.2.1"))
+			in.Rules = append(in.Rules, rules("subnets"), rules("anywhere", ranges("0.0.0.0/0")))
+		}, message: `"node-1" resolves to 192.0.2.1, which is in none of signingRequestApproval.allowedIPRanges of CertificatePolicy subnets`},
+		"a machine of another Node": {req: requestFor(own, nil), want: contestedBy("node-2"), change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")})(in)
+			contested(in)
+		}, message: `"node-1" resolves to 10.0.0.1, which is also an address of Node "node-2"`},
+		"a machine of another Node that has a certificate for it": {req: requestFor(own, nil), want: approved, change: func(in *csr.DecisionInput) {
+			answering(map[string]csr.Answer{"node-1": addresses("10.0.0.1")})(in)
+			contested(in)
+			in.Certificates = []v1alpha1.CertificateStatus{{
+				Purpose: v1alpha1.PurposeKubeletServing, Source: v1alpha1.SourceSigningRequest, NotAfter: metav1.NewTime(at(3)), IPAddresses: ownIP,
+			}}
+		}},
 	})
 }
 
@@ -755,9 +884,10 @@ func TestDecideIsBoundedForHostileInput(t *testing.T) {
 	for what, req := range map[string]builder{
 		"10,000 names":             requestFor(names, nil),
 		"10,000 addresses":         requestFor(nil, addresses),
-		"as many as can be read":   requestFor(nil, addresses[:7_900]),
+		"as many as can be read":   requestFor(nil, addresses[:600]),
 		"one long name":            requestFor([]string{name}, nil),
 		"long object identifiers":  request("csr-1", 0).Asking(own, nil, longExtension()),
+		"text around it":           requestFor(own, ownIP).PEM(around(servingRequest, 64<<10+1)),
 		"a name of a hundred dots": requestFor([]string{strings.Repeat(".", 100)}, nil),
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -806,8 +936,11 @@ func TestPendingNodes(t *testing.T) {
 		request("csr-1", 0), request("csr-2", 1), request("csr-3", 2).User("system:node:node-2"), request("csr-4", 3).User("stranger"),
 		request("csr-5", 0).User("system:node:node-3").Approved(1), request("csr-6", 0).User("system:node:node-4").Client(),
 	})
-	if got := csr.PendingNodes(requests); got != 3 {
-		t.Errorf("%d nodes wait, want 3", got)
+	// A machine that is gone does not wait: its kubelet would file another request every quarter of an hour.
+	for minutes, want := range map[int]int{4: 3, 60: 3, 61: 2, 62: 1, 63: 0} {
+		if got := csr.PendingNodes(requests, at(minutes)); got != want {
+			t.Errorf("after %d minutes %d nodes wait, want %d", minutes, got, want)
+		}
 	}
 }
 
@@ -836,6 +969,9 @@ func TestPendingLimit(t *testing.T) {
 }
 
 func TestNodeAddresses(t *testing.T) {
+	if got := csr.NodeAddresses(node("10.0.0.1", "node-1")); !slices.Equal(got, []string{"node-1"}) {
+		t.Errorf("of a Node that is called like an address: %v", got)
+	}
 	got := csr.NodeAddresses(node("node-1", "Node-1.Example.com.", "010.0.0.1", "10.0.0.1", "::ffff:10.0.0.2", "2001:DB8:0::1", "", "node-1"))
 	want := []string{"10.0.0.1", "10.0.0.2", "2001:db8::1", "node-1", "node-1.example.com"}
 	if diff := cmp.Diff(want, got); diff != "" {

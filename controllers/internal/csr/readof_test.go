@@ -4,6 +4,10 @@
 package csr_test
 
 import (
+	"bytes"
+	"encoding/pem"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +35,11 @@ func TestReadOfLosesNothing(t *testing.T) {
 		"of another node's name": request("csr-1", 0).User("system:node:node-2").Obj(),
 		"not in the group":       request("csr-1", 0).Groups("system:authenticated").Obj(),
 		"for a long time":        request("csr-1", 0).Expiration(100_000).Obj(),
-		"too large":              request("csr-1", 0).PEM(make([]byte, 2*csr.MaxRequestBytes)).Obj(),
+		"too large":              request("csr-1", 0).PEM(block("CERTIFICATE REQUEST", make([]byte, csr.MaxRequestBytes))).Obj(),
+		"text around it":         request("csr-1", 0).PEM(around(servingRequest, 64<<10)).Obj(),
+		"too much text":          request("csr-1", 0).PEM(around(servingRequest, 64<<10+1)).Obj(),
+		"two requests":           request("csr-1", 0).PEM(slices.Concat(servingRequest, clientRequest)).Obj(),
+		"a long type":            request("csr-1", 0).PEM(block(strings.Repeat("X", 3_000), nil)).Obj(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := req.DeepCopy()
@@ -49,10 +57,26 @@ func TestReadOfKeepsNoRequestThatIsOver(t *testing.T) {
 	}
 }
 
-func TestReadOfKeepsLittleOfWhatIsTooLarge(t *testing.T) {
-	kept := csr.ReadOf(request("csr-1", 0).PEM(make([]byte, 1<<20)).Obj())
-	if got := cap(kept.Request); got > 2*csr.MaxRequestBytes {
-		t.Errorf("room for %d bytes is kept", got)
+// A node can file thousands of requests, of any size that the API server stores.
+func TestReadOfKeepsLittle(t *testing.T) {
+	withHeaders := pem.EncodeToMemory(&pem.Block{
+		Type: "CERTIFICATE REQUEST", Bytes: der(servingRequest), Headers: map[string]string{"comment": strings.Repeat("x", 60_000)},
+	})
+	for name, data := range map[string][]byte{
+		"a request":        servingRequest,
+		"text around it":   around(servingRequest, 60_000),
+		"too much text":    around(servingRequest, 1<<20),
+		"headers":          withHeaders,
+		"no request":       make([]byte, 1<<20),
+		"too large":        block("CERTIFICATE REQUEST", make([]byte, 1<<20)),
+		"no such type":     block(strings.Repeat("X", 1<<20), nil),
+		"another request":  slices.Concat(servingRequest, bytes.Repeat(servingRequest, 50)),
+		"nothing but dots": bytes.Repeat([]byte("-----BEGIN "), 5_000),
+	} {
+		kept := csr.ReadOf(request("csr-1", 0).PEM(data).Obj())
+		if got := cap(kept.Request); got > 1<<10 {
+			t.Errorf("%s: room for %d bytes is kept", name, got)
+		}
 	}
 }
 

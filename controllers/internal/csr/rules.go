@@ -92,12 +92,17 @@ func duration(value *metav1.Duration, otherwise time.Duration) time.Duration {
 // Approves says that the policy wants requests to be approved, which takes the permission to.
 func (r *Rules) Approves() bool { return r.approves }
 
+// waits is how long a requestor is taken to wait for a decision on what it filed last. A kubelet gives up on a request after a
+// quarter of an hour and files another one; Kubernetes keeps undecided requests for a day.
+const waits = time.Hour
+
 // PendingNodes counts those who wait for a kubelet serving certificate: the requestors with an undecided request for one,
-// however many each has filed.
-func PendingNodes(requests []*certificatesv1.CertificateSigningRequest) int {
+// however many each has filed. Those who filed none of late are gone.
+func PendingNodes(requests []*certificatesv1.CertificateSigningRequest, now time.Time) int {
 	waiting := sets.New[string]()
 	for _, req := range requests {
-		if req.Spec.SignerName == certificatesv1.KubeletServingSignerName && Stage(req) == v1alpha1.StagePending {
+		if req.Spec.SignerName == certificatesv1.KubeletServingSignerName && Stage(req) == v1alpha1.StagePending &&
+			now.Before(req.CreationTimestamp.Add(waits)) {
 			waiting.Insert(req.Spec.Username)
 		}
 	}
@@ -136,9 +141,10 @@ func (r *Rules) objection(asked *asked) (Reason, string) {
 		}
 	}
 	for _, name := range asked.names {
-		if name != asked.node && !r.allowsName(name) {
+		if !asked.isOwn(name) && !r.allowsName(name) {
 			return ReasonNameNotAllowed, r.of(fmt.Sprintf(
-				"DNS name %s is not the Node's name and has none of signingRequestApproval.allowedDNSSuffixes", quoted(name)))
+				"DNS name %s has none of signingRequestApproval.allowedDNSSuffixes, and is not the Node's name without a dot in it",
+				quoted(name)))
 		}
 	}
 	return "", ""
@@ -175,9 +181,17 @@ func (r *Rules) allowsIP(address netip.Addr) bool {
 	return false
 }
 
+// isOwn says whether the name is the Node's own and of a single label, which no policy has to allow. Whoever has a bootstrap
+// token chooses what his Node is called, and other hosts and Services have names with dots.
+func (a *asked) isOwn(name string) bool { return name == a.node && !strings.Contains(name, ".") }
+
+// allowsName says whether the name has one of the suffixes. One that can be a Service's has to have a suffix that says so, with
+// the label svc: nobody knows the cluster domain here.
 func (r *Rules) allowsName(name string) bool {
+	least := len(serviceEnd(name))
 	for _, suffix := range r.suffixes {
-		if before, ok := strings.CutSuffix(name, suffix); ok && (before == "" || before[len(before)-1] == '.') {
+		before, ok := strings.CutSuffix(name, suffix)
+		if ok && len(suffix) >= least && (before == "" || before[len(before)-1] == '.') {
 			return true
 		}
 	}

@@ -117,7 +117,7 @@ func checkApproval(e *evaluation, f *facts) {
 		Message: fmt.Sprintf("CertificateSigningRequest %s breaks the rules of spec.signingRequestApproval (%s): %s. Until one is "+
 			"approved, the kubelet's serving certificate is not renewed: once it runs out, %s. If the node should have what it asks "+
 			"for, correct the policy, DNS or the Node's addresses; if not, somebody may control the node.",
-			text.Phrase(request.Name, maxName), text.Phrase(request.Reason, maxWord),
+			requestName(request.Name), text.Phrase(request.Reason, maxWord),
 			text.Phrase(request.Message, 2*maxPhrase), withoutServing),
 	})
 }

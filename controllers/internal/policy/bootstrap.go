@@ -92,7 +92,7 @@ func (e *evaluation) judgeRegistration(r *Request) {
 			"there is no such Node. The machine runs a kubelet, but takes no Pods, and autoscaling waits for it.%s Check its "+
 			"kubelet's log for why it does not register: an admission webhook or plugin that refuses the Node, "+
 			"--register-node=false, or a machine that stopped. If the machine is gone on purpose, delete the request, which "+
-			"Kubernetes does by itself an hour after it was issued.", text.Phrase(r.Name, maxName),
+			"Kubernetes does by itself an hour after it was issued.", requestName(r.Name),
 			text.Phrase(r.Requestor, maxWord), text.Phrase(r.NodeName, maxName), instant(issued), unsure),
 	})
 	e.tally.addOther(requestGroup, e.found[first:])

@@ -87,11 +87,15 @@ func (f *facts) missingFix() string {
 	if request == nil {
 		return "No signing request of it is known: check serverTLSBootstrap, tlsCertFile and the kubelet's log."
 	}
-	name := text.Phrase(request.Name, maxName)
+	name := requestName(request.Name)
 	switch request.Stage {
 	case v1alpha1.StagePending:
-		return fmt.Sprintf("Its signing request %s waits for approval: repair the approver of kubelet serving certificates, or "+
-			"run kubectl certificate approve %s.", name, name)
+		waits := fmt.Sprintf("Its signing request %s waits for approval: repair the approver of kubelet serving certificates", name)
+		command, odd := approveByHand(request.Name)
+		if odd != "" {
+			return waits + ". " + odd
+		}
+		return waits + ", or run " + command + "."
 	case v1alpha1.StageApproved:
 		return fmt.Sprintf("Its signing request %s is approved and not signed: check the signer in kube-controller-manager.",
 			name)
@@ -202,7 +206,7 @@ func (f *facts) asksSinceServed() bool {
 }
 
 // allAddresses is how many IP addresses of a certificate are known at most. One that has so many may have more.
-const allAddresses = 16
+const allAddresses = 256
 
 // judgeOtherAddresses judges whether the served certificate, which names the address that the kubelet was asked at, names the
 // Node's other internal addresses as well: a node of two stacks has two, and clients choose.
@@ -292,7 +296,7 @@ func checkServedIsIssued(e *evaluation, f *facts) {
 		Message: fmt.Sprintf("%s still serves an older certificate%s than the one%s issued at %s to CertificateSigningRequest "+
 			"%s. When the older one expires, at %s, %s. Check the kubelet's log; restarting the kubelet makes it load its newest "+
 			"certificate.", f.kubelet(), numbered(f.served), numbered(f.issued), instant(request.Issued.Time),
-			text.Phrase(request.Name, maxName), instant(f.served.NotAfter.Time), withoutServing),
+			requestName(request.Name), instant(f.served.NotAfter.Time), withoutServing),
 	})
 }
 

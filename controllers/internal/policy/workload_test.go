@@ -80,4 +80,7 @@ func TestServingCertificateNamesEveryInternalAddress(t *testing.T) {
 	expectMessage(t, verdict, v1alpha1.ReasonServingCertificateNameMismatch, "it names 10.0.0.4, and not fd00::4")
 	many := make([]string, allAddresses)
 	expectFindings(t, dualStack(many...)) // there may be more than are known
+	if got := len(dualStack(many[:20]...).Findings); got != 1 {
+		t.Errorf("%d findings about a certificate with 20 other addresses, want 1", got)
+	}
 }

@@ -8,13 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
@@ -229,33 +232,178 @@ func TestBlackHoleDelaysOnlyItself(t *testing.T) {
 	b := newBench(lookup)
 	long := 10 * time.Minute
 	for i := range silent {
-		b.Resolve(t.Context(), "silent", []string{fmt.Sprintf("silent-%d.example.com", i)}, long)
+		b.Resolve(t.Context(), fmt.Sprint("silent-", i), []string{fmt.Sprintf("silent-%d.example.com", i)}, long)
 	}
+	waiting := map[string]bool{}
 	for i := range answered {
-		b.Resolve(t.Context(), "answered", []string{fmt.Sprintf("answered-%d.example.com", i)}, long)
+		waiting[fmt.Sprint("node-", i)] = true
+		b.Resolve(t.Context(), fmt.Sprint("node-", i), []string{fmt.Sprintf("answered-%d.example.com", i)}, long)
 	}
-	for range answered {
-		b.await(t, "answered")
+	for len(waiting) > 0 {
+		select {
+		case woken := <-b.woken:
+			delete(waiting, woken)
+		case <-time.After(soon):
+			t.Fatalf("%d of %d were not woken", len(waiting), answered)
+		}
 	}
 }
 
+// slowServer answers for the first kind of names at once, for the second after 600 ms, which is longer than a moment, and never for
+// any other.
+func slowServer(ctx context.Context, name string) ([]netip.Addr, error) {
+	var delay <-chan time.Time
+	switch {
+	case strings.HasPrefix(name, "prompt"):
+		return []netip.Addr{first}, nil
+	case strings.HasPrefix(name, "slow"):
+		delay = time.After(600 * time.Millisecond)
+	}
+	select {
+	case <-delay:
+		return []netip.Addr{first}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// named are so many names.
+func named(kind string, from, count int) []string {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%d.example.com", kind, from+i)
+	}
+	return names
+}
+
+// contest has some ask for names, and then the node B for one; it returns how long B waits. The time is not real.
+func contest(t *testing.T, name string, others func(ask func(who string, names []string))) (waited time.Duration) {
+	t.Helper()
+	const b = "b"
+	synctest.Test(t, func(t *testing.T) {
+		woken := make(chan time.Time, 1)
+		r := dns.New(dns.Options{Clock: clock.RealClock{}, Lookup: slowServer, Wake: func(who string) {
+			if who == b {
+				woken <- time.Now()
+			}
+		}})
+		others(func(who string, names []string) {
+			r.Resolve(t.Context(), who, names, 5*time.Second)
+			t.Cleanup(func() { r.Resolve(context.Background(), who, nil, 0) }) // which gives up what runs
+		})
+		began := time.Now()
+		if known := r.Resolve(t.Context(), b, []string{name}, 5*time.Second); len(known) > 0 {
+			t.Fatalf("B is told at once: %v", known)
+		}
+		waited = (<-woken).Sub(began)
+		if answer := r.Resolve(t.Context(), b, []string{name}, 5*time.Second)[name]; answer.Outcome != dns.Resolved {
+			t.Errorf("B is told: %+v", answer)
+		}
+	})
+	return waited
+}
+
+// A node chooses how many names it asks for, and how often. That takes neither room nor time from the others.
+func TestOneNodeDoesNotStarveAnother(t *testing.T) {
+	const most = 16
+	for name, test := range map[string]struct {
+		name   string
+		within time.Duration
+		others func(ask func(who string, names []string))
+	}{
+		"60,000 names": {"prompt-b.example.com", time.Second, func(ask func(string, []string)) {
+			for i := 0; i < 60_000; i += most {
+				ask("a", named("prompt-a", i, most))
+			}
+		}},
+		"1,000 names that nobody answers for": {"slow-b.example.com", 2 * time.Second, func(ask func(string, []string)) {
+			for i := 0; i < 1_000; i += most {
+				ask("a", named("silent", i, most))
+			}
+		}},
+		"all at once": {"slow-b.example.com", 2 * time.Second, func(ask func(string, []string)) { ask("a", named("silent", 0, 1_000)) }},
+		// Of 20 nodes with 320 names, that are ten times as many as there are places, each has one looked up before any has a second.
+		"many nodes": {"slow-b.example.com", 8 * time.Second, func(ask func(string, []string)) {
+			for i := range 20 {
+				ask(fmt.Sprint("a-", i), named(fmt.Sprint("silent-", i), 0, most))
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if waited := contest(t, test.name, test.others); waited > test.within {
+				t.Errorf("B waited for %s, want at most %s", waited, test.within)
+			}
+		})
+	}
+}
+
+// What a node asked for before is given up, unless another one asks for it, too.
 func TestForgetsNames(t *testing.T) {
+	var mu sync.Mutex
+	running := map[string]bool{}
+	set := func(name string, is bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		running[name] = is
+	}
+	release := make(chan struct{})
+	b := newBench(func(ctx context.Context, name string) ([]netip.Addr, error) {
+		set(name, true)
+		defer set(name, false)
+		select {
+		case <-release:
+			return []netip.Addr{first}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+	eventually := func(want ...string) {
+		t.Helper()
+		ticks, deadline := time.NewTicker(time.Millisecond), time.After(soon)
+		defer ticks.Stop()
+		for {
+			mu.Lock()
+			var got []string
+			for name, is := range running {
+				if is {
+					got = append(got, name)
+				}
+			}
+			mu.Unlock()
+			slices.Sort(got)
+			if slices.Equal(got, want) {
+				return
+			}
+			select {
+			case <-ticks.C:
+			case <-deadline:
+				t.Fatalf("looking up %v, want %v", got, want)
+			}
+		}
+	}
+	long := time.Hour
+	b.Resolve(t.Context(), "node-1", []string{"a.", "b.", "c."}, long)
+	b.Resolve(t.Context(), "node-2", []string{"b."}, long)
+	eventually("a.", "b.", "c.")
+	b.Resolve(t.Context(), "node-1", []string{"c.", "d."}, long)
+	eventually("b.", "c.", "d.")
+	close(release)
+	b.Resolve(t.Context(), "node-3", []string{"a."}, long)
+	for woken := map[string]bool{}; len(woken) < 3; {
+		woken[<-b.woken] = true
+	}
+	if answer := b.Resolve(t.Context(), "node-3", []string{"a."}, long)["a."]; answer.Outcome != dns.Resolved {
+		t.Errorf("asked for again: %+v", answer)
+	}
+}
+
+func TestTooManyNames(t *testing.T) {
 	b := newBench(func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{first}, nil })
-	ask := func(from, to int) {
-		for i := from; i < to; i++ {
-			b.Resolve(t.Context(), asker, []string{fmt.Sprintf("name-%d.example.com", i)}, timeout)
+	names := named("name", 0, 17)
+	for i, name := range names {
+		answer, known := b.Resolve(t.Context(), asker, names, timeout)[name]
+		if tooMany := known && answer.Outcome == dns.Failed; tooMany != (i == 16) {
+			t.Errorf("%s: %+v", name, answer)
 		}
-		for range to - from {
-			b.await(t, asker)
-		}
-	}
-	ask(0, 50_000)
-	const late = "late.example.com"
-	if answer := b.Resolve(t.Context(), asker, []string{late}, timeout)[late]; answer.Outcome != dns.Failed {
-		t.Fatalf("there is room for yet another name: %+v", answer)
-	}
-	b.clock.Step(time.Hour)
-	if answer := b.answer(t, late); answer.Outcome != dns.Resolved {
-		t.Errorf("there is no room for another name after the others were forgotten: %+v", answer)
 	}
 }

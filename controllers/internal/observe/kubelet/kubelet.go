@@ -47,7 +47,7 @@ type Tokens interface {
 	// Token returns a bearer token. An error that is an AccessError says which permission is missing.
 	Token(ctx context.Context) (string, error)
 	// Rejected says that a kubelet did not accept the token.
-	Rejected(token string)
+	Rejected(ctx context.Context, token string)
 	// Account is the ServiceAccount that the tokens are of, for messages.
 	Account() string
 }
@@ -225,7 +225,7 @@ func (c call) get(ctx context.Context, path string, limit int64, parse func(io.R
 	body := &limitedReader{reader: response.Body, left: limit}
 	switch {
 	case response.StatusCode == http.StatusUnauthorized, response.StatusCode == http.StatusForbidden:
-		c.reject(response.StatusCode)
+		c.reject(ctx, response.StatusCode)
 		// A short answer is read, so that the connection can be used for the next request.
 		_, _ = io.CopyN(io.Discard, body, maxHeaderBytes)
 		return c.denied(path, response.StatusCode)
@@ -245,9 +245,9 @@ func (c call) get(ctx context.Context, path string, limit int64, parse func(io.R
 // accepted are the media types asked for.
 var accepted = map[string]string{metricsPath: "text/plain;version=0.0.4", configPath: "application/json"}
 
-func (c call) reject(status int) {
+func (c call) reject(ctx context.Context, status int) {
 	if status == http.StatusUnauthorized {
-		c.tokens.Rejected(c.token)
+		c.tokens.Rejected(ctx, c.token)
 	}
 }
 

@@ -48,7 +48,7 @@ type fixed struct {
 }
 
 func (f *fixed) Token(context.Context) (string, error) { return secret, f.err }
-func (f *fixed) Rejected(string)                       { f.rejected++ }
+func (f *fixed) Rejected(context.Context, string)      { f.rejected++ }
 func (f *fixed) Account() string                       { return "notafter-system/notafter-kubelet-reader" }
 
 // tap records all bytes that connections to it carried, as the peer saw them before TLS and after.

@@ -81,10 +81,14 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 }
 
 // Rejected forgets the token, so that the next one is new: that of an account that was deleted and made again is not
-// accepted any more.
-func (s *TokenSource) Rejected(token string) {
-	<-s.turn
-	defer func() { s.turn <- struct{}{} }()
+// accepted any more. If the caller's time is over before, the next kubelet that does not accept it says so again.
+func (s *TokenSource) Rejected(ctx context.Context, token string) {
+	select {
+	case <-s.turn:
+		defer func() { s.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return
+	}
 	if s.token == token && s.clock.Since(s.issued) > youngToken {
 		s.token = ""
 	}

@@ -122,12 +122,12 @@ func TestTokenRefusals(t *testing.T) {
 func TestRejectedTokenIsReplacedOnceItIsNotNew(t *testing.T) {
 	i, source := newIssuer()
 	expectToken(t, source, "token-1")
-	source.Rejected("token-1")
+	source.Rejected(t.Context(), "token-1")
 	expectToken(t, source, "token-1")
 	i.clock.SetTime(now.Add(2 * time.Minute))
-	source.Rejected("token-0")
+	source.Rejected(t.Context(), "token-0")
 	expectToken(t, source, "token-1")
-	source.Rejected("token-1")
+	source.Rejected(t.Context(), "token-1")
 	expectToken(t, source, "token-2")
 }
 
@@ -139,4 +139,5 @@ func TestTokenWaitsNoLongerThanItsCaller(t *testing.T) {
 	if _, err := source.Token(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v", err)
 	}
+	source.Rejected(ctx, "token-1") // which returns
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,7 +91,24 @@ func (s *Source[T]) list(ctx context.Context, list client.ObjectList, options me
 		s.refused("list")
 		return nil, err //nolint:wrapcheck // the reflector tells errors apart by their type, and wraps them itself
 	}
+	if s.options.Ignore == nil {
+		return list, nil
+	}
+	objects, err := meta.ExtractList(list)
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of %s: %w", s.resource, err)
+	}
+	objects = slices.DeleteFunc(objects, s.ignored)
+	if err := meta.SetList(list, objects); err != nil {
+		return nil, fmt.Errorf("shortening the list of %s: %w", s.resource, err)
+	}
 	return list, nil
+}
+
+// ignored says that an object is to be ignored. What a watch has besides objects, bookmarks and errors, is not.
+func (s *Source[T]) ignored(o runtime.Object) bool {
+	object, ok := o.(T)
+	return ok && s.options.Ignore(object)
 }
 
 func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options metav1.ListOptions) (watch.Interface, error) {
@@ -105,6 +123,9 @@ func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options m
 	s.mu.Unlock()
 	// Who may watch may list as well, by way of the watch's initial events.
 	s.set(ctx, nil)
+	if s.options.Ignore != nil {
+		watcher = watch.Filter(watcher, func(e watch.Event) (watch.Event, bool) { return e, !s.ignored(e.Object) })
+	}
 	return watcher, nil
 }
 

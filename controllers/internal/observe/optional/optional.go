@@ -65,6 +65,9 @@ type Options struct {
 	// WatchTime is how long a watch runs before it is begun anew, which is when a permission that was withdrawn shows. Zero:
 	// DefaultWatchTime.
 	WatchTime time.Duration
+	// Ignore says that an object is not even kept stripped, as if it did not exist; nil: none. It has to be the same for all
+	// versions of one object.
+	Ignore func(metav1.Object) bool
 	// Transform strips objects of what is not used before they are kept. It may change the object that it gets.
 	Transform toolscache.TransformFunc
 	// Indexers are what ByIndex looks up by. They get objects of the source's type.

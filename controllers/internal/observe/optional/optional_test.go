@@ -141,6 +141,39 @@ func TestSourceReads(t *testing.T) {
 	}
 }
 
+// What is ignored is not there, whether it was before the source was or came later.
+func TestIgnore(t *testing.T) {
+	c := new(refusals).client(configMap("a"), configMap("ignored-1"))
+	s := start(t, c, optional.Options{
+		Ignore: func(o metav1.Object) bool { return strings.HasPrefix(o.GetName(), "ignored") },
+	})
+	eventually(t, "reading", readable(s))
+	names := func() []string {
+		all, err := s.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, each := range all {
+			names = append(names, each.Name)
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := names(); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("at first there are %v, want a only", got)
+	}
+	for _, name := range []string{"ignored-2", "b"} {
+		if err := c.Create(t.Context(), configMap(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the later one", func() bool { return slices.Contains(names(), "b") })
+	if got := names(); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("then there are %v, want a and b", got)
+	}
+}
+
 func TestIndex(t *testing.T) {
 	const index = "first"
 	s := start(t, new(refusals).client(configMap("a"), configMap("b")), optional.Options{
