@@ -117,7 +117,7 @@ func (e *evidence) selectNodes(nodes []*corev1.Node, facts cached.Objects[*v1alp
 			continue
 		}
 		judged := judgedNode(node)
-		if known, ok := facts.Get(node.Name); ok && cached.IsOf(known, node) {
+		if known, ok := facts.Get(node.Name); ok && known.IsOf(node.UID) {
 			judged.Observed = &known.Status
 		}
 		e.input.Nodes = append(e.input.Nodes, judged)

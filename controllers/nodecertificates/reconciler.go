@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/access"
 	"github.com/notafter/notafter/controllers/internal/csr"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
@@ -183,15 +183,7 @@ func ownerReference(node *corev1.Node) metav1.OwnerReference {
 // ownedByFormer says whether the object describes a Node that had this name before. One without an owner was tampered with:
 // its facts are as good as any, and the owner is put back.
 func ownedByFormer(object *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	former := false
-	for _, owner := range object.OwnerReferences {
-		if owner.Kind != "Node" || owner.APIVersion != corev1.SchemeGroupVersion.String() {
-			continue
-		}
-		if owner.UID == node.UID {
-			return false
-		}
-		former = true
-	}
-	return former
+	return !object.IsOf(node.UID) && slices.ContainsFunc(object.OwnerReferences, func(owner metav1.OwnerReference) bool {
+		return owner.Kind == "Node" && owner.APIVersion == corev1.SchemeGroupVersion.String()
+	})
 }

@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/cached"
 	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 )
@@ -136,7 +135,7 @@ func (r *reconciler) gather(ctx context.Context, nodeName string, set *ruleSet) 
 	known := &v1alpha1.NodeCertificates{}
 	switch err := r.client.Get(ctx, client.ObjectKey{Name: nodeName}, known); {
 	case err == nil:
-		if in.Node != nil && cached.IsOf(known, in.Node) {
+		if in.Node != nil && known.IsOf(in.Node.UID) {
 			in.Certificates = known.Status.Certificates
 		}
 	case !apierrors.IsNotFound(err):

@@ -8,15 +8,10 @@ package cached
 import (
 	"context"
 	"fmt"
-	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/notafter/notafter/api/v1alpha1"
 )
 
 // Objects are those of one cluster-scoped kind in the manager's cache. They belong to the cache: nobody may change them.
@@ -64,9 +59,4 @@ func (o Objects[object]) Get(name string) (one object, ok bool) {
 func (o Objects[object]) Has(name string) bool {
 	_, ok := o.Get(name)
 	return ok
-}
-
-// IsOf says whether the facts are about this Node, and not about one of the same name that was there before.
-func IsOf(facts *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	return slices.ContainsFunc(facts.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == node.UID })
 }
