@@ -82,14 +82,14 @@ type reads struct {
 func (r *reads) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	list, err := r.ListWithContext(ctx, options)
 	r.note("list", err)
-	return list, err //nolint:wrapcheck // the reflector tells errors apart by their type, and wraps them itself
+	return list, err // as it is: the reflector tells errors apart by their type
 }
 
 func (r *reads) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	options.TimeoutSeconds = new(optional.WatchSeconds(r.watchTime))
 	watcher, err := r.WatchWithContext(ctx, options)
 	r.note("watch", err)
-	return watcher, err //nolint:wrapcheck // as above
+	return watcher, err // likewise
 }
 
 // note keeps the answer. Only who may watch has what there is: a list alone does not say that.
