@@ -14,7 +14,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -169,8 +168,7 @@ func Add(mgr manager.Manager, o Options) error {
 	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
 		return err
 	}
-	err = b.Complete(forgetting{next: reconcile.AsReconciler(mgr.GetClient(), r), policies: mgr.GetClient(), forget: r.forget})
-	if err != nil {
+	if err := b.Complete(r); err != nil {
 		return fmt.Errorf("building the controller %s: %w", controllerName, err)
 	}
 	return nil
@@ -252,22 +250,4 @@ func (s settling) WaitForSync(ctx context.Context) error {
 		log.FromContext(ctx).Info("The control plane was not observed yet, going on without")
 	}
 	return nil
-}
-
-// forgetting drops what is remembered about a policy that was deleted. It does so as part of reconciling, because the queue
-// never hands out a policy twice at once: in an event handler it would race with the evaluation of the same policy.
-type forgetting struct {
-	next     reconcile.Reconciler
-	policies client.Reader
-	forget   func(policyName string)
-}
-
-// Reconcile implements reconcile.Reconciler.
-func (f forgetting) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	err := f.policies.Get(ctx, request.NamespacedName, &v1alpha1.CertificatePolicy{}, client.UnsafeDisableDeepCopy)
-	if apierrors.IsNotFound(err) {
-		f.forget(request.Name)
-		return reconcile.Result{}, nil
-	}
-	return f.next.Reconcile(ctx, request)
 }

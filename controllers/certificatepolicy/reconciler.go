@@ -74,8 +74,20 @@ type reconciler struct {
 	memories map[string]*memory
 }
 
-// Reconcile implements reconcile.ObjectReconciler.
-func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
+// Reconcile judges a policy and reports the verdict. One that was deleted is forgotten here, and not in an event handler, which
+// would race with the evaluation of the same policy: the queue never hands out a policy twice at once.
+func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	p := &v1alpha1.CertificatePolicy{}
+	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(req.Name)
+		}
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	return r.reconcile(ctx, p)
+}
+
+func (r *reconciler) reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
 	m, err := r.remember(ctx, p)
 	if err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
