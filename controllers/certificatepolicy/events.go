@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
 	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/text"
@@ -79,15 +79,13 @@ type memory struct {
 func newMemory(p *v1alpha1.CertificatePolicy) *memory {
 	m := &memory{
 		uid: p.UID, announced: map[findingKey]v1alpha1.Severity{}, unlisted: p.Status.OmittedFindings > 0,
-		budget: rate.NewLimiter(rate.Every(eventInterval), eventBurst),
+		stalled: meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionStalled) != nil,
+		budget:  rate.NewLimiter(rate.Every(eventInterval), eventBurst),
 	}
 	for i := range p.Status.Findings {
 		if finding := &p.Status.Findings[i]; finding.Reason != v1alpha1.ReasonNotObserved {
 			m.announced[keyOf(finding)] = finding.Severity
 		}
-	}
-	for i := range p.Status.Conditions {
-		m.stalled = m.stalled || p.Status.Conditions[i].Type == v1alpha1.ConditionStalled
 	}
 	return m
 }

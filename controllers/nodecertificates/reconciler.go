@@ -159,11 +159,11 @@ func (e *writeError) Unwrap() error { return e.err }
 
 // note tells whether what is known of the node could be written. What was written before is judged in the meantime.
 func (r *reconciler) note(node string, err error) {
-	var failed *writeError
+	failed, ok := errors.AsType[*writeError](err)
 	switch {
 	case err == nil:
 		r.missing.Granted(node)
-	case apierrors.IsForbidden(err) && errors.As(err, &failed):
+	case ok && apierrors.IsForbidden(err):
 		r.missing.Refused(node, policy.Denial{
 			Permission: failed.permission, Source: "keeping what it finds out about the nodes",
 			Concerns: []string{

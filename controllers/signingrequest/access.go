@@ -12,6 +12,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -63,7 +64,6 @@ type access struct {
 	reviews client.Writer
 	rules   *rules
 	store   *Store
-	random  func() float64
 	// wakeAll has every request judged again.
 	wakeAll func()
 
@@ -114,7 +114,7 @@ func (a *access) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	if len(denied) > 0 || err != nil {
 		pause = deniedInterval
 	}
-	return reconcile.Result{RequeueAfter: pause + time.Duration(a.random()*float64(pause)/10)}, nil
+	return reconcile.Result{RequeueAfter: wait.Jitter(pause, retryJitter)}, nil
 }
 
 // missing are the permissions that the API server does not grant.

@@ -11,7 +11,6 @@ package signingrequest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -82,14 +81,14 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	store := newStore(o.SigningRequests, rules)
 	wake := &waker{requests: o.SigningRequests, store: store}
 	checks := &access{
-		reviews: mgr.GetClient(), rules: rules, store: store, random: rand.Float64, wakeAll: wake.all,
+		reviews: mgr.GetClient(), rules: rules, store: store, wakeAll: wake.all,
 	}
 	if o.Lookup == nil {
 		o.Lookup = dns.System("")
 	}
 	r := &reconciler{
 		client: mgr.GetClient(), approval: writer, requests: o.SigningRequests, clock: o.Clock, rules: rules, store: store,
-		access: checks, metrics: counts, random: rand.Float64,
+		access: checks, metrics: counts,
 		breaker:  &breaker{requests: o.SigningRequests, nodes: mgr.GetCache(), store: store, wake: wake, metrics: counts},
 		resolver: dns.New(dns.Options{Clock: o.Clock, Lookup: o.Lookup, Wake: wake.one, Observe: counts.lookedUp}),
 	}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -31,6 +32,8 @@ const (
 	suspendedRetry = 10 * time.Second
 	// refusedRetry is how long a decision waits that the API server refused for another reason than a missing permission.
 	refusedRetry = time.Minute
+	// retryJitter is the share by which such a wait may be longer.
+	retryJitter = 0.1
 )
 
 // requestSource is where the requests are read: an optional.Source.
@@ -46,7 +49,6 @@ type reconciler struct {
 	requests requestSource
 	resolver *dns.Resolver
 	clock    clock.PassiveClock
-	random   func() float64
 	rules    *rules
 	breaker  *breaker
 	access   *access
@@ -97,7 +99,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	case decision.Verdict == csr.Approve || decision.Verdict == csr.Deny:
 		return r.write(ctx, req.Name, newest, decision)
 	case decision.Reason == csr.ReasonSuspended:
-		return reconcile.Result{RequeueAfter: r.jittered(suspendedRetry)}, nil
+		return reconcile.Result{RequeueAfter: wait.Jitter(suspendedRetry, retryJitter)}, nil
 	case decision.Until.IsZero():
 		return reconcile.Result{}, nil
 	default:
@@ -116,7 +118,7 @@ func (r *reconciler) recount(ctx context.Context) (reconcile.Result, error) {
 	if err != nil || !open {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: r.jittered(suspendedRetry)}, nil
+	return reconcile.Result{RequeueAfter: wait.Jitter(suspendedRetry, retryJitter)}, nil
 }
 
 // gather reads what a decision takes into account, but for the requests themselves.
@@ -232,7 +234,7 @@ func (r *reconciler) write(
 		log.Info("Refused", "cause", err.Error())
 		r.store.refuse(nodeName, request)
 		r.access.recheck()
-		return reconcile.Result{RequeueAfter: r.jittered(refusedRetry)}, nil
+		return reconcile.Result{RequeueAfter: wait.Jitter(refusedRetry, retryJitter)}, nil
 	default:
 		return reconcile.Result{}, fmt.Errorf("deciding on CertificateSigningRequest %s: %w", request.Name, err)
 	}
@@ -245,11 +247,6 @@ func (r *reconciler) write(
 // https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/validating/dispatcher.go
 func isOfWebhook(err error) bool {
 	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook")
-}
-
-// jittered is up to a tenth more.
-func (r *reconciler) jittered(d time.Duration) time.Duration {
-	return d + time.Duration(r.random()*float64(d)/10)
 }
 
 // isUndecided says that nobody approved, denied or failed the request.
