@@ -5,7 +5,6 @@ package nodecertificates
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -141,11 +140,8 @@ func newestIssued(
 		return nil, nil
 	}
 	cert, err := csr.Issued(newest)
-	if err != nil {
-		return nil, fmt.Errorf("status.certificate of CertificateSigningRequest %s: %w", newest.Name, err)
-	}
-	if cert == nil {
-		return nil, nil
+	if err != nil || cert == nil {
+		return nil, err
 	}
 	status := certificateStatus(purposes[signer], v1alpha1.SourceSigningRequest, cert)
 	return &status, nil

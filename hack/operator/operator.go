@@ -160,8 +160,11 @@ func (o *Operator) Metrics(ctx context.Context) (map[string]*dto.MetricFamily, e
 	}
 	defer response.Body.Close() //nolint:errcheck // it has been read
 	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("reading the manager's metrics: %s: %w", response.Status, err)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manager's metrics: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("reading the manager's metrics: %s: %s", response.Status, body)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	return parser.TextToMetricFamilies(bytes.NewReader(body))
