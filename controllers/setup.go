@@ -114,7 +114,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
-		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
+		ControlPlane: controlPlane, Watching: watching, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}

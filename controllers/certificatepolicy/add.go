@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -40,10 +41,9 @@ const (
 	controllerName = "certificatepolicy"
 	reporterName   = "notafter"
 
-	// batchWindow is how long an evaluation waits for what else changes in the same moment.
-	batchWindow = 50 * time.Millisecond
-	// settleTime is how long the first evaluation after a start waits for what is known of the control plane.
-	settleTime = 10 * time.Second
+	// settleTime is how long the first evaluation after a start waits for what is known of the control plane, which itself waits
+	// for its sources.
+	settleTime = optional.SettleTime
 	// workers bounds how many policies are evaluated at once: one whose write hangs must not hold up the others.
 	workers = 4
 	// reconcileTimeout bounds one reconcile, whose only request is the status write.
@@ -98,6 +98,8 @@ type Options struct {
 	Missing Missing
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
+	// Watching is the client that what only some policies ask for is watched with.
+	Watching client.WithWatch
 	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
 	// optional.DefaultWatchTime.
 	WatchTime time.Duration
@@ -165,7 +167,7 @@ func Add(mgr manager.Manager, o Options) error {
 		// What is taken for known gets old.
 		b = b.WatchesRawSource(source.Channel(o.Missing.Changed(), wakeAll[client.Object](mgr.GetClient())))
 	}
-	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
+	if err := addOptional(mgr, b, r, o); err != nil {
 		return err
 	}
 	if err := b.Complete(r); err != nil {
@@ -178,17 +180,11 @@ func Add(mgr manager.Manager, o Options) error {
 
 // addOptional gives the reconciler what some policies ask for. The permission to read bootstrap tokens is no part of the
 // manager's role: config/components/bootstrap-tokens grants it.
-func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, watchTime time.Duration) error {
-	watcher, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
-		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-	})
-	if err != nil {
-		return fmt.Errorf("making the client for what some policies ask for: %w", err)
-	}
-	if r.tokens, err = newTokens(watcher, watchTime); err != nil {
+func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, o Options) (err error) {
+	if r.tokens, err = newTokens(o.Watching, o.WatchTime); err != nil {
 		return err
 	}
-	if r.workloads, err = newWorkloads(watcher, watchTime); err != nil {
+	if r.workloads, err = newWorkloads(o.Watching, o.WatchTime); err != nil {
 		return err
 	}
 	policies := mgr.GetClient()
@@ -211,25 +207,17 @@ func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, watchTi
 
 // wakeAll enqueues every policy: any of them may select what changed, and an evaluation costs less than finding out which do.
 // A policy that waits already is not enqueued again, and the wait lets a burst collapse into one evaluation.
-func wakeAll[object client.Object](policies client.Reader) handler.TypedEventHandler[object, reconcile.Request] {
-	wake := func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+func wakeAll[T client.Object](policies client.Reader) handler.TypedEventHandler[T, reconcile.Request] {
+	return enqueue.OnAny[T](func(ctx context.Context, q enqueue.Queue) {
 		var list v1alpha1.CertificatePolicyList
 		if err := policies.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 			log.FromContext(ctx).Error(err, "cannot list the CertificatePolicies to evaluate")
 			return
 		}
 		for i := range list.Items {
-			queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])}, batchWindow)
+			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])}, enqueue.BatchWindow)
 		}
-	}
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	return handler.TypedFuncs[object, reconcile.Request]{
-		CreateFunc: func(ctx context.Context, _ event.TypedCreateEvent[object], q queue) { wake(ctx, q) },
-		UpdateFunc: func(ctx context.Context, _ event.TypedUpdateEvent[object], q queue) { wake(ctx, q) },
-		DeleteFunc: func(ctx context.Context, _ event.TypedDeleteEvent[object], q queue) { wake(ctx, q) },
-		// A source can be read after it could not, or the other way round.
-		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { wake(ctx, q) },
-	}
+	})
 }
 
 // settling is a source that the controller's start waits for: a process that takes over from another one must not report as

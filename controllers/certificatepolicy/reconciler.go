@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
@@ -35,8 +36,6 @@ const (
 	writeInterval = time.Second
 	// evaluationInterval is the least time between two evaluations of one policy, of which the first wrote nothing.
 	evaluationInterval = 100 * time.Millisecond
-	// staleRetry is the wait for a cache that is behind what was just written.
-	staleRetry = 250 * time.Millisecond
 	// writeTimeout bounds the writes at the end of an evaluation. It is less than the manager has for shutting down.
 	writeTimeout = 15 * time.Second
 	// checkDelay is the least time that an evaluation comes after the instant that is due, so that it never comes early.
@@ -118,7 +117,7 @@ func (r *reconciler) reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		err := r.client.Status().Update(ctx, p)
 		if apierrors.IsConflict(err) {
 			log.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
-			return reconcile.Result{RequeueAfter: staleRetry}, nil
+			return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 		}
 		if err != nil {
 			// Nothing is lost: what m holds is that of the last status written, so the retry finds the same transitions.

@@ -115,10 +115,13 @@ func startControllerAs(restConfig *rest.Config) *controllerRun {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(configMap)).To(Succeed())
+	watching, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
 	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane(), approvals: newApprovals()}
 	Expect(Add(mgr, Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
 		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane, Approvals: run.approvals,
+		Watching: watching,
 	})).To(Succeed())
 
 	ctx, cancel := context.WithCancel(context.Background())

@@ -18,18 +18,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -88,10 +87,10 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	b := builder.ControllerManagedBy(mgr).Named(Name).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, NeedLeaderElection: new(false)}).
 		// A policy decides what is observed.
-		Watches(&v1alpha1.CertificatePolicy{}, enqueue[client.Object](),
+		Watches(&v1alpha1.CertificatePolicy{}, wake[client.Object](),
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// Everything is compared with the Cluster CA.
-		WatchesRawSource(o.TrustConfigMap.Changed(enqueue[*corev1.ConfigMap]()))
+		WatchesRawSource(o.TrustConfigMap.Changed(wake[*corev1.ConfigMap]()))
 	for _, each := range watched {
 		// Something came, changed or went, or may be read again, or no longer.
 		b = b.WatchesRawSource(each)
@@ -105,14 +104,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 // everything is the one item of work.
 var everything = reconcile.Request{NamespacedName: types.NamespacedName{Name: "everything"}}
 
-// enqueue enqueues the one item of work, whatever happened. What else happens in the same moment is observed with it.
-func enqueue[object client.Object]() handler.TypedEventHandler[object, reconcile.Request] {
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	add := func(q queue) { q.AddAfter(everything, batchWindow) }
-	return handler.TypedFuncs[object, reconcile.Request]{
-		CreateFunc:  func(_ context.Context, _ event.TypedCreateEvent[object], q queue) { add(q) },
-		UpdateFunc:  func(_ context.Context, _ event.TypedUpdateEvent[object], q queue) { add(q) },
-		DeleteFunc:  func(_ context.Context, _ event.TypedDeleteEvent[object], q queue) { add(q) },
-		GenericFunc: func(_ context.Context, _ event.TypedGenericEvent[object], q queue) { add(q) },
-	}
+// wake enqueues the one item of work, whatever happened. What else happens in the same moment is observed with it.
+func wake[T client.Object]() handler.TypedEventHandler[T, reconcile.Request] {
+	return enqueue.OnAny[T](func(_ context.Context, q enqueue.Queue) { q.AddAfter(everything, enqueue.BatchWindow) })
 }

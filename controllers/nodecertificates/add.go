@@ -21,15 +21,16 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
@@ -86,7 +87,7 @@ func Add(mgr manager.Manager, o Options) error {
 		o.ProbeConcurrency = DefaultProbeConcurrency
 	}
 	probed := newRecords()
-	wake := &waker{}
+	wake := &enqueue.Waker{}
 	if err := addReconciler(mgr, o, probed, wake); err != nil {
 		return fmt.Errorf("controller %s: %w", Name, err)
 	}
@@ -103,7 +104,7 @@ func Add(mgr manager.Manager, o Options) error {
 // Where the admission plugin OwnerReferencesPermissionEnforcement is on, changing an owner reference needs delete.
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
 
-func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker) error {
+func addReconciler(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker) error {
 	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing}
 	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
 	b := builder.ControllerManagedBy(mgr).Named(Name).
@@ -116,7 +117,7 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker)
 		// One that somebody deleted or changed is put right.
 		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(objectChanged())).
 		// The prober has news of a node.
-		WatchesRawSource(source.Func(wake.start))
+		WatchesRawSource(wake)
 	for _, requests := range o.SigningRequests {
 		// The state of a node's signing requests is part of its facts, that one is gone included.
 		b = b.WatchesRawSource(requests.Changed(signingRequestHandler(all), signingRequestChanged()))
@@ -131,7 +132,7 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker)
 // (config/rbac/kubelet_reader.yaml), and of no other.
 // +kubebuilder:rbac:groups="",resources=serviceaccounts/token,namespace=notafter-system,resourceNames=notafter-kubelet-reader,verbs=create
 
-func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) error {
+func addProber(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker) error {
 	counts, err := newProbeMetrics(metrics.Registry)
 	if err != nil {
 		return err
@@ -146,7 +147,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		records:  probed,
 		loopback: o.ProbeLoopback,
 		places:   places,
-		wake:     wake.wake,
+		wake:     func(node string) { wake.Wake(func(q enqueue.Queue) { q.Add(requestFor(node)) }) },
 		random:   rand.Float64,
 		metrics:  counts,
 	}
@@ -164,9 +165,9 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker) err
 		// A newly issued certificate should be in use soon. A node whose facts were deleted is looked at anew.
 		Watches(&v1alpha1.NodeCertificates{}, forgetful(probed), builder.WithPredicates(certificateIssued())).
 		// A policy decides which nodes are probed, and how often.
-		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
+		Watches(&v1alpha1.CertificatePolicy{}, enqueue.OnAny[client.Object](all.add), builder.WithPredicates(policyChanged())).
 		// Another trust bundle changes the verdict on every served certificate.
-		WatchesRawSource(o.TrustConfigMap.Changed(onAny[*corev1.ConfigMap](all),
+		WatchesRawSource(o.TrustConfigMap.Changed(enqueue.OnAny[*corev1.ConfigMap](all.add),
 			trustBundleChanged(o.Trust))).
 		Complete(p)
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -29,8 +30,6 @@ const (
 	// suspectFactor is how many suspects are waited for at once, for each node that is probed at once. Waiting for them costs
 	// next to nothing, and when a network breaks, all nodes are suspects.
 	suspectFactor = 4
-	// noDelay is the wait of a node that is due.
-	noDelay = time.Millisecond
 )
 
 // prober probes the nodes that policies select, each when it is due.
@@ -135,7 +134,7 @@ func (p *prober) reconcile(
 	q := question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle}
 	p.settle(q, &latest)
 	p.remember(node, current, latest)
-	return p.sooner(p.due(max(plan.next().Sub(now), noDelay), plan), q, latest), nil
+	return p.sooner(p.due(max(plan.next().Sub(now), enqueue.NoDelay), plan), q, latest), nil
 }
 
 // recordOf is what is known of the node. A node that could not be asked before this process started is suspect from the start.
@@ -202,7 +201,7 @@ func (p *prober) due(wait time.Duration, plan schedule) reconcile.Result {
 func (p *prober) suspectsTurn(timeout time.Duration) reconcile.Result {
 	priority := 2 * handler.LowPriority
 	wait := time.Duration((0.5 + p.random()) * float64(timeout) / 2)
-	return reconcile.Result{RequeueAfter: max(wait, noDelay), Priority: &priority}
+	return reconcile.Result{RequeueAfter: max(wait, enqueue.NoDelay), Priority: &priority}
 }
 
 // places are how many nodes are asked at the same time.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,12 +22,10 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/access"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
-
-// staleRetry is the wait for a cache that is behind what was just written.
-const staleRetry = 250 * time.Millisecond
 
 // reconciler writes NodeCertificates.
 type reconciler struct {
@@ -52,7 +49,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	r.note(node.Name, err)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
-		return reconcile.Result{RequeueAfter: staleRetry}, nil
+		return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 	}
 	// Anything else is retried with growing patience: without its CRD, no NodeCertificates can be written ever so often.
 	return reconcile.Result{}, err

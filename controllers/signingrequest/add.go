@@ -25,7 +25,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
@@ -132,7 +131,7 @@ func addReconciler(mgr manager.Manager, o Options, r *reconciler, wake *waker) e
 		// A policy decides what may be approved.
 		Watches(&v1alpha1.CertificatePolicy{}, wake.ofPolicies(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// A name was resolved, or something changed that concerns all.
-		WatchesRawSource(source.Func(wake.start)).
+		WatchesRawSource(wake).
 		Complete(r)
 }
 
@@ -141,7 +140,7 @@ func addAccess(mgr manager.Manager, checks *access) error {
 		// Without a policy that approves, nothing has to be allowed.
 		Watches(&v1alpha1.CertificatePolicy{}, enqueueAccess(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// A decision was refused.
-		WatchesRawSource(source.Func(checks.start)).
+		WatchesRawSource(&checks.wake).
 		Complete(checks)
 }
 

@@ -22,12 +22,11 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 )
 
 const (
-	// noDelay is the wait of what is due.
-	noDelay = time.Millisecond
 	// suspendedRetry is how long a request waits at most, while approvals are suspended, for another look at whether they are.
 	suspendedRetry = 10 * time.Second
 	// refusedRetry is how long a decision waits that the API server refused for another reason than a missing permission.
@@ -103,7 +102,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	case decision.Until.IsZero():
 		return reconcile.Result{}, nil
 	default:
-		return reconcile.Result{RequeueAfter: max(decision.Until.Sub(in.Now), noDelay)}, nil
+		return reconcile.Result{RequeueAfter: max(decision.Until.Sub(in.Now), enqueue.NoDelay)}, nil
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -27,7 +28,7 @@ const readTimeout = time.Second
 type Store struct {
 	requests requestSource
 	rules    *rules
-	changed  chan event.GenericEvent
+	changed  enqueue.Signal
 
 	mu     sync.Mutex
 	judged map[string]judged
@@ -62,8 +63,7 @@ type judged struct {
 func newStore(requests requestSource, rules *rules) *Store {
 	return &Store{
 		requests: requests, rules: rules, judged: map[string]judged{}, disputed: map[string]struct{}{},
-		// One event that waits says as much as many.
-		changed: make(chan event.GenericEvent, 1),
+		changed: enqueue.NewSignal(),
 	}
 }
 
@@ -142,14 +142,6 @@ func (s *Store) judgedBy(version int, requests []*certificatesv1.CertificateSign
 // Changed receives an event after every change of the snapshot. It has one receiver.
 func (s *Store) Changed() <-chan event.GenericEvent { return s.changed }
 
-// tell says that the snapshot changed.
-func (s *Store) tell() {
-	select {
-	case s.changed <- event.GenericEvent{}:
-	default: // the receiver has not taken the last one yet, and looks after it does
-	}
-}
-
 // note keeps what was found about a node's newest request, and says whether it is news.
 func (s *Store) note(
 	node string, version int, request *certificatesv1.CertificateSigningRequest, d csr.Decision,
@@ -173,7 +165,7 @@ func (s *Store) note(
 		s.disputed[node] = struct{}{}
 	}
 	if s.settling || before.refused != next.refused || !reflect.DeepEqual(before.report, next.report) {
-		s.tell()
+		s.changed.Send()
 	}
 	return before.uid != next.uid || before.verdict != next.verdict || before.reason != next.reason
 }
@@ -186,7 +178,7 @@ func (s *Store) forget(node string) {
 	delete(s.judged, node)
 	delete(s.disputed, node)
 	if ok && (before.report != nil || before.refused || s.settling) {
-		s.tell()
+		s.changed.Send()
 	}
 }
 
@@ -199,7 +191,7 @@ func (s *Store) decide(node string, request *certificatesv1.CertificateSigningRe
 		return
 	}
 	if j.refused {
-		s.tell()
+		s.changed.Send()
 	}
 	j.decided, j.refused = true, false
 	s.judged[node] = j
@@ -213,7 +205,7 @@ func (s *Store) refuse(node string, request *certificatesv1.CertificateSigningRe
 	if j, ok := s.judged[node]; ok && j.uid == request.UID && !j.refused {
 		j.refused = true
 		s.judged[node] = j
-		s.tell()
+		s.changed.Send()
 	}
 }
 
@@ -237,7 +229,7 @@ func (s *Store) suspend(suspended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.suspended != suspended {
-		s.tell()
+		s.changed.Send()
 	}
 	s.suspended = suspended
 }
@@ -248,6 +240,6 @@ func (s *Store) deny(denied []policy.Denial) {
 	defer s.mu.Unlock()
 	if !reflect.DeepEqual(s.denied, denied) {
 		s.denied = denied
-		s.tell()
+		s.changed.Send()
 	}
 }
