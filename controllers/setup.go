@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -56,6 +57,8 @@ type Options struct {
 	// DNSServer is the address and port of the server that resolves the names in signing requests, for policies that want that.
 	// Empty: as the machine is configured to.
 	DNSServer string
+	// Registerer is where the metrics are registered. Nil: where controller-runtime's are, which the manager serves.
+	Registerer prometheus.Registerer
 
 	// missing are the permissions that are missing for what notafter cannot do without.
 	missing *access.Missing
@@ -73,6 +76,9 @@ func NewScheme() *runtime.Scheme {
 func Setup(mgr manager.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
+	}
+	if o.Registerer == nil {
+		o.Registerer = ctrlmetrics.Registry
 	}
 	if o.missing == nil {
 		return errors.New("setting up: these are not the Options whose CacheOptions made the manager's cache")
@@ -95,7 +101,7 @@ func Setup(mgr manager.Manager, o Options) error {
 
 	if err := nodecertificates.Add(mgr, nodecertificates.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
-		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Missing: o.missing,
+		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Registerer: o.Registerer, Missing: o.missing,
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
@@ -107,6 +113,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	}
 	approvals, err := signingrequest.Add(mgr, signingrequest.Options{
 		Clock: o.Clock, SigningRequests: requests[certificatesv1.KubeletServingSignerName], Lookup: dns.System(o.DNSServer),
+		Registerer: o.Registerer,
 	})
 	if err != nil {
 		return fmt.Errorf("adding the signingrequest controllers: %w", err)
@@ -115,6 +122,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
 		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
 		ControlPlane: controlPlane, Watching: watching, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
+		Registerer: o.Registerer,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}
@@ -122,14 +130,12 @@ func Setup(mgr manager.Manager, o Options) error {
 	for signer, source := range requests {
 		readers[signer] = source
 	}
-	if err := ctrlmetrics.Registry.Register(metrics.New(mgr.GetClient(), readers, verdicts)); err != nil {
-		return fmt.Errorf("registering the metrics collector: %w", err)
-	}
-	if err := ctrlmetrics.Registry.Register(metrics.NewControlPlane(controlPlane)); err != nil {
-		return fmt.Errorf("registering the metrics collector of the control plane: %w", err)
-	}
-	if err := ctrlmetrics.Registry.Register(metrics.NewPools(mgr.GetClient(), o.Clock)); err != nil {
-		return fmt.Errorf("registering the metrics collector of node pools: %w", err)
+	if err := errors.Join(
+		o.Registerer.Register(metrics.New(mgr.GetClient(), readers, verdicts)),
+		o.Registerer.Register(metrics.NewControlPlane(controlPlane)),
+		o.Registerer.Register(metrics.NewPools(mgr.GetClient(), o.Clock)),
+	); err != nil {
+		return fmt.Errorf("registering the metrics collectors: %w", err)
 	}
 	return addReadyChecks(mgr)
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -98,6 +98,8 @@ type Options struct {
 	Missing Missing
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
+	// Registerer is where the controller's metrics are registered.
+	Registerer prometheus.Registerer
 	// Watching is the client that what only some policies ask for is watched with.
 	Watching client.WithWatch
 	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
@@ -115,7 +117,7 @@ type Options struct {
 
 // Add adds the controller to the manager.
 func Add(mgr manager.Manager, o Options) error {
-	evaluations, err := newEvaluationDuration(ctrlmetrics.Registry)
+	evaluations, err := newEvaluationDuration(o.Registerer)
 	if err != nil {
 		return err
 	}

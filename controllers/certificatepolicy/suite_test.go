@@ -15,6 +15,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -121,7 +122,7 @@ func startControllerAs(restConfig *rest.Config) *controllerRun {
 	Expect(Add(mgr, Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
 		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane, Approvals: run.approvals,
-		Watching: watching,
+		Watching: watching, Registerer: prometheus.NewRegistry(),
 	})).To(Succeed())
 
 	ctx, cancel := context.WithCancel(context.Background())

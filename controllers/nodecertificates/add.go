@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -66,6 +66,8 @@ type Options struct {
 	// KubeletReader is the ServiceAccount whose tokens kubelets are asked with about themselves. It should be allowed nothing
 	// but that. Without a name, no kubelet is asked.
 	KubeletReader types.NamespacedName
+	// Registerer is where the prober's metrics are registered.
+	Registerer prometheus.Registerer
 	// Missing is told of writes that the API server refuses.
 	Missing *access.Missing
 	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. Besides, four times as
@@ -133,11 +135,10 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *enqueu
 // +kubebuilder:rbac:groups="",resources=serviceaccounts/token,namespace=notafter-system,resourceNames=notafter-kubelet-reader,verbs=create
 
 func addProber(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker) error {
-	counts, err := newProbeMetrics(metrics.Registry)
+	counts, err := newProbeMetrics(o.Registerer, probed)
 	if err != nil {
 		return err
 	}
-	counts.due.records.Store(probed)
 	places, workers := newPlaces(o.ProbeConcurrency)
 	p := &prober{
 		client:   mgr.GetClient(),

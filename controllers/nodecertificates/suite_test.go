@@ -11,6 +11,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -132,8 +133,8 @@ func startManager() {
 	Expect(Add(mgr, Options{
 		Missing: access.NewMissing(),
 		Clock:   clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
-		KubeletReader: reader,
-		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
+		KubeletReader: reader, Registerer: prometheus.NewRegistry(),
+		Trust: trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})).To(Succeed())
 
 	done := make(chan error, 1)

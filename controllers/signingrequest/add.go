@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
@@ -22,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -53,6 +53,8 @@ type Options struct {
 	// SigningRequests are the requests to the signer kubernetes.io/kubelet-serving, with the index csr.NodeNameIndex. Those
 	// that are undecided have all their metadata, of which an approval would otherwise delete what is missing.
 	SigningRequests *optional.Source[*certificatesv1.CertificateSigningRequest]
+	// Registerer is where the metrics of decisions are registered.
+	Registerer prometheus.Registerer
 	// Lookup resolves names, for policies that want that. Nil: as the machine is configured to.
 	Lookup dns.LookupFunc
 }
@@ -68,7 +70,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("controller %s: indexing Nodes by address: %w", Name, err)
 	}
-	counts, err := newDecisionMetrics(metrics.Registry)
+	counts, err := newDecisionMetrics(o.Registerer)
 	if err != nil {
 		return nil, err
 	}
