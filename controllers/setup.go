@@ -30,6 +30,7 @@ import (
 	"github.com/notafter/notafter/controllers/certificatepolicy"
 	"github.com/notafter/notafter/controllers/controlplane"
 	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/intake"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -72,6 +73,13 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
+// CacheOptions are those of the manager's cache. What the cache finds that it may not read any more, Setup has the policies say,
+// if it gets these same Options.
+func (o *Options) CacheOptions() cache.Options {
+	o.missing = access.NewMissing()
+	return intake.CacheOptions(o.missing, o.WatchTime)
+}
+
 // Setup adds everything the operator does to the manager, whose cache must have been made with the CacheOptions of these options.
 func Setup(mgr manager.Manager, o Options) error {
 	if o.Clock == nil {
@@ -89,24 +97,24 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("making the client of the optional sources: %w", err)
 	}
-	requests, err := addSigningRequests(mgr, watching, o.WatchTime)
+	requests, err := intake.AddSigningRequests(mgr, watching, o.WatchTime)
 	if err != nil {
 		return err
 	}
-	configMap, err := addConfigMap(mgr, watching, o.TrustConfigMap, o.WatchTime)
+	configMap, err := intake.AddConfigMap(mgr, watching, o.TrustConfigMap, o.WatchTime)
 	if err != nil {
 		return err
 	}
-	source := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
+	bundle := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
 
 	if err := nodecertificates.Add(mgr, nodecertificates.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
+		Clock: o.Clock, SigningRequests: requests, Trust: bundle, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
 		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Registerer: o.Registerer, Missing: o.missing,
 	}); err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
 	controlPlane, err := controlplane.Add(mgr, controlplane.Options{
-		Clock: o.Clock, Trust: source, TrustConfigMap: configMap, WatchTime: o.WatchTime,
+		Clock: o.Clock, Trust: bundle, TrustConfigMap: configMap, WatchTime: o.WatchTime,
 	})
 	if err != nil {
 		return fmt.Errorf("adding the controlplane controller: %w", err)
@@ -120,7 +128,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	}
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
+		Clock: o.Clock, SigningRequests: requests, Trust: bundle, TrustConfigMap: configMap, Verdicts: verdicts,
 		ControlPlane: controlPlane, Watching: watching, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
 		Registerer: o.Registerer,
 	}); err != nil {
