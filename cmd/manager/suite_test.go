@@ -21,6 +21,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -220,12 +221,11 @@ func broken(policy *v1alpha1.CertificatePolicy) []string {
 
 // verdict is the Compliant condition's status and reason.
 func verdict(policy *v1alpha1.CertificatePolicy) string {
-	for _, condition := range policy.Status.Conditions {
-		if condition.Type == v1alpha1.ConditionCompliant {
-			return string(condition.Status) + " " + condition.Reason
-		}
+	condition := meta.FindStatusCondition(policy.Status.Conditions, v1alpha1.ConditionCompliant)
+	if condition == nil {
+		return ""
 	}
-	return ""
+	return string(condition.Status) + " " + condition.Reason
 }
 
 // events counts the Events about policies and Nodes: "kind reason subject", where the subject is the Node.

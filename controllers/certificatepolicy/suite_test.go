@@ -6,7 +6,6 @@ package certificatepolicy
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -313,8 +312,7 @@ func eventsAbout(ctx context.Context, g Gomega, uid types.UID) []eventsv1.Event 
 
 func kubectl(ctx context.Context, args ...string) string {
 	GinkgoHelper()
-	args = append([]string{"--kubeconfig", kubernetes.KubeconfigPath(), "--cache-dir", GinkgoT().TempDir()}, args...)
-	out, err := exec.CommandContext(ctx, kubernetes.Kubectl(), args...).CombinedOutput()
-	Expect(err).NotTo(HaveOccurred(), string(out))
-	return string(out)
+	out, err := kubernetes.RunKubectl(ctx, "", args...)
+	Expect(err).NotTo(HaveOccurred())
+	return out
 }

@@ -221,7 +221,7 @@ func (s *stage) repair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.show(ctx, "certificate", "approve", string(pending)); err != nil {
+	if err := s.show(ctx, "certificate", "approve", pending); err != nil {
 		return err
 	}
 	if err := s.awaitPolicy(ctx, "the recovery of "+stuck, func(p *v1alpha1.CertificatePolicyStatus) bool {
