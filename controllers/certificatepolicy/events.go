@@ -211,7 +211,7 @@ func (r *reconciler) announce(
 			r.announceOne(p, m, e, &change)
 		}
 	}
-	if due := m.suppressed.due(); !due.IsZero() && !e.now.Before(due) {
+	if due := m.suppressed.due(); !due.IsZero() && !e.input.Now.Before(due) {
 		r.recorder.Eventf(p, nil, m.suppressed.eventType(), v1alpha1.ReasonFindingsSuppressed, actionSumUp,
 			"%s", text.Phrase(m.suppressed.note(), maxNote))
 		m.suppressed = suppression{}
@@ -226,8 +226,8 @@ func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *ev
 	if node != nil {
 		n = 2
 	}
-	if !m.budget.AllowN(e.now, n) {
-		m.suppressed.add(e.now, t)
+	if !m.budget.AllowN(e.input.Now, n) {
+		m.suppressed.add(e.input.Now, t)
 		return
 	}
 	r.recorder.Eventf(p, related, t.eventType, t.eventReason, t.action, "%s", text.Phrase(t.note, maxNote))
@@ -287,10 +287,4 @@ func (s *suppression) note() string {
 	}
 	return "Without an Event of their own, because too many changed at once: " + strings.Join(parts, "; ") +
 		". See the policy's status, and the metric notafter_findings."
-}
-
-// namespacedName splits the name of a subject that has a namespace.
-func namespacedName(name string) types.NamespacedName {
-	namespace, name, _ := strings.Cut(name, "/")
-	return types.NamespacedName{Namespace: namespace, Name: name}
 }

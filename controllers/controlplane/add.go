@@ -34,8 +34,8 @@ import (
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
-// Name is the name of the controller.
-const Name = "controlplane"
+// controllerName is in logs and in the controller's metrics.
+const controllerName = "controlplane"
 
 // Options is what the controller needs.
 type Options struct {
@@ -64,19 +64,19 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		Scheme: newScheme(), HTTPClient: mgr.GetHTTPClient(), Mapper: mgr.GetRESTMapper(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	own, err := ownTarget(mgr.GetConfig())
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	raw, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	sources, watched, err := addSources(mgr, reader, o.WatchTime)
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	r := &reconciler{
 		client: mgr.GetClient(), clock: o.Clock, random: rand.Float64, trust: o.Trust, sources: sources,
@@ -84,7 +84,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		keys:    signingKeys{get: getKeys(raw.RESTClient())},
 		store:   newStore(),
 	}
-	b := builder.ControllerManagedBy(mgr).Named(Name).
+	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, NeedLeaderElection: new(false)}).
 		// A policy decides what is observed.
 		Watches(&v1alpha1.CertificatePolicy{}, wake[client.Object](),
@@ -96,7 +96,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		b = b.WatchesRawSource(each)
 	}
 	if err := b.Complete(r); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	return r.store, nil
 }

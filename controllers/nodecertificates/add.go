@@ -38,12 +38,10 @@ import (
 )
 
 const (
-	// Name is the name of the controller that writes NodeCertificates.
-	Name = "nodecertificates"
-	// ProbeName is the name of the controller that probes the kubelets.
-	ProbeName = "nodecertificates-probe"
-	// DefaultProbeConcurrency is how many nodes are probed at the same time.
-	DefaultProbeConcurrency = 64
+	// controllerName is the name of the controller that writes NodeCertificates.
+	controllerName = "nodecertificates"
+	// proberName is the name of the controller that probes the kubelets.
+	proberName = "nodecertificates-probe"
 
 	// writers is how many NodeCertificates are written at the same time.
 	writers = 8
@@ -70,8 +68,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Missing is told of writes that the API server refuses.
 	Missing *access.Missing
-	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. Besides, four times as
-	// many are waited for that did not answer within a second.
+	// ProbeConcurrency is how many nodes are probed at the same time, at least 1. Besides, four times as many are
+	// waited for that did not answer within a second.
 	ProbeConcurrency int
 	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address.
 	ProbeLoopback bool
@@ -85,16 +83,16 @@ func Add(mgr manager.Manager, o Options) error {
 				signer, slices.Sorted(maps.Keys(purposes)))
 		}
 	}
-	if o.ProbeConcurrency <= 0 {
-		o.ProbeConcurrency = DefaultProbeConcurrency
+	if o.ProbeConcurrency < 1 {
+		return fmt.Errorf("probing %d nodes at the same time: want at least 1", o.ProbeConcurrency)
 	}
 	probed := newRecords()
 	wake := &enqueue.Waker{}
 	if err := addReconciler(mgr, o, probed, wake); err != nil {
-		return fmt.Errorf("controller %s: %w", Name, err)
+		return fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	if err := addProber(mgr, o, probed, wake); err != nil {
-		return fmt.Errorf("controller %s: %w", ProbeName, err)
+		return fmt.Errorf("controller %s: %w", proberName, err)
 	}
 	return nil
 }
@@ -109,7 +107,7 @@ func Add(mgr manager.Manager, o Options) error {
 func addReconciler(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker) error {
 	r := &reconciler{client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing}
 	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
-	b := builder.ControllerManagedBy(mgr).Named(Name).
+	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: writers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryBase, retryMax),
@@ -156,7 +154,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *enqueue.Wa
 		p.ask = kubelet.New(o.Clock, kubelet.NewTokenSource(mgr.GetClient(), o.KubeletReader, o.Clock)).Read
 	}
 	all := everyNode{client: mgr.GetClient(), random: p.random}
-	return builder.ControllerManagedBy(mgr).Named(ProbeName).
+	return builder.ControllerManagedBy(mgr).Named(proberName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			ReconciliationTimeout:   probeReconciliationTimeout,

@@ -81,16 +81,18 @@ func (p *prober) reconcile(
 	ctx context.Context, node *corev1.Node, wanted demand, known *v1alpha1.NodeCertificates,
 ) (reconcile.Result, error) {
 	current := p.recordOf(node, known)
+	q := question{node: node, wanted: wanted, known: known}
 	address, err := kubeletAddress(node, p.loopback)
 	if err != nil {
 		// Nothing to wait for but a change of the Node, which is watched.
 		latest := record{uid: node.UID, evidence: noAddress(err)}
-		p.settle(question{node: node, wanted: wanted, known: known}, &latest)
+		p.settle(q, &latest)
 		p.remember(node, current, latest)
 		return reconcile.Result{}, nil
 	}
 	var trust trusted
 	trust.bundle, trust.err = p.trust.Bundle()
+	q.address, q.trust = address, trust.bundle
 
 	issued := issuedServing(&known.Status)
 	plan := schedule{
@@ -104,8 +106,7 @@ func (p *prober) reconcile(
 	if wait := plan.next().Sub(p.clock.Now()); wait > 0 {
 		current.due = plan.next()
 		p.records.plan(node.Name, current.due)
-		return p.askWhenDue(ctx, question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle},
-			current, p.due(wait, plan))
+		return p.askWhenDue(ctx, q, current, p.due(wait, plan))
 	}
 
 	result, done := attempt(ctx, p.places, wanted.timeout, &current.history, func(timeout time.Duration) (tlsprobe.Result, bool) {
@@ -131,7 +132,6 @@ func (p *prober) reconcile(
 	latest := record{
 		uid: node.UID, history: plan.history, evidence: found, asked: current.asked, answers: current.answers, due: plan.next(),
 	}
-	q := question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle}
 	p.settle(q, &latest)
 	p.remember(node, current, latest)
 	return p.sooner(p.due(max(plan.next().Sub(now), enqueue.NoDelay), plan), q, latest), nil

@@ -33,10 +33,10 @@ import (
 )
 
 const (
-	// Name is the name of the controller that decides.
-	Name = "signingrequest"
-	// AccessName is the name of the controller that finds out whether it may.
-	AccessName = "signingrequest-access"
+	// controllerName is the name of the controller that decides.
+	controllerName = "signingrequest"
+	// accessName is the name of the controller that finds out whether it may.
+	accessName = "signingrequest-access"
 
 	// writers is how many decisions are written at the same time. See newWriter.
 	writers = 64
@@ -68,7 +68,7 @@ type Options struct {
 func Add(mgr manager.Manager, o Options) (*Store, error) {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Node{}, addressIndex, indexAddresses)
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: indexing Nodes by address: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: indexing Nodes by address: %w", controllerName, err)
 	}
 	counts, err := newDecisionMetrics(o.Registerer)
 	if err != nil {
@@ -94,10 +94,10 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		resolver: dns.New(dns.Options{Clock: o.Clock, Lookup: o.Lookup, Wake: wake.one, Observe: counts.lookedUp}),
 	}
 	if err := addReconciler(mgr, o, r, wake); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	if err := addAccess(mgr, checks); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", AccessName, err)
+		return nil, fmt.Errorf("controller %s: %w", accessName, err)
 	}
 	return store, nil
 }
@@ -112,13 +112,13 @@ func newWriter(mgr manager.Manager) (client.SubResourceWriter, error) {
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	return writer.SubResource("approval"), nil
 }
 
 func addReconciler(mgr manager.Manager, o Options, r *reconciler, wake *waker) error {
-	return builder.ControllerManagedBy(mgr).Named(Name).
+	return builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: writers,
 			ReconciliationTimeout:   reconciliationTimeout,
@@ -138,7 +138,7 @@ func addReconciler(mgr manager.Manager, o Options, r *reconciler, wake *waker) e
 }
 
 func addAccess(mgr manager.Manager, checks *access) error {
-	return builder.ControllerManagedBy(mgr).Named(AccessName).
+	return builder.ControllerManagedBy(mgr).Named(accessName).
 		// Without a policy that approves, nothing has to be allowed.
 		Watches(&v1alpha1.CertificatePolicy{}, enqueueAccess(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// A decision was refused.

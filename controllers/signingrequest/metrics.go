@@ -54,7 +54,7 @@ func newDecisionMetrics(registerer prometheus.Registerer) (*decisionMetrics, err
 		registerer.Register(m.decisions), registerer.Register(m.delay), registerer.Register(m.suspended),
 		registerer.Register(m.lookups), registerer.Register(m.lookup),
 	); err != nil {
-		return nil, fmt.Errorf("registering the metrics of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("registering the metrics of controller %s: %w", controllerName, err)
 	}
 	for _, outcome := range dns.Outcomes {
 		// From the start, so that a first failure is an increase.

@@ -73,8 +73,9 @@ func stripSigningRequest(o any) (any, error) {
 	return request, nil
 }
 
-// canonical replaces a text by the one copy of it that there is. It saves memory where many objects have the same text, and
-// time when they are compared.
+// canonical replaces a text by an equal one that came before. It saves memory where many objects have the same text, and time
+// when they are compared. Objects that come together, as in a list, share one copy. Later ones may share another: package unique
+// forgets a copy at a garbage collection when nobody has its handle, which is not kept here.
 func canonical[T ~string](text *T) { *text = T(unique.Make(string(*text)).Value()) }
 
 // compactNodeCertificates has the texts once that are the same in all NodeCertificates, or in one: the certificate in use is the
