@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -213,7 +213,7 @@ func wakeAll[T client.Object](policies client.Reader) handler.TypedEventHandler[
 	return enqueue.OnAny[T](func(ctx context.Context, q enqueue.Queue) {
 		var list v1alpha1.CertificatePolicyList
 		if err := policies.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-			log.FromContext(ctx).Error(err, "cannot list the CertificatePolicies to evaluate")
+			logf.FromContext(ctx).Error(err, "cannot list the CertificatePolicies to evaluate")
 			return
 		}
 		for i := range list.Items {
@@ -237,7 +237,7 @@ func (s settling) WaitForSync(ctx context.Context) error {
 	select {
 	case <-s.settled:
 	case <-ctx.Done():
-		log.FromContext(ctx).Info("The control plane was not observed yet, going on without")
+		logf.FromContext(ctx).Info("The control plane was not observed yet, going on without")
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -116,7 +116,7 @@ func (r *reconciler) reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		p.Status = status
 		err := r.client.Status().Update(ctx, p)
 		if apierrors.IsConflict(err) {
-			log.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
+			logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
 			return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 		}
 		if err != nil {

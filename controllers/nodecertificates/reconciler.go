@@ -51,7 +51,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
 		return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 	}
-	// Anything else is retried with growing patience: without its CRD, no NodeCertificates can be written ever so often.
+	// Anything else is retried with growing patience: without its CRD, for one, every attempt to write NodeCertificates fails.
 	return reconcile.Result{}, err
 }
 

@@ -136,9 +136,9 @@ func trustBundleChanged(bundle trust.Source) predicate.TypedPredicate[*corev1.Co
 }
 
 // afterStart holds back the objects that existed when the watch began.
-func afterStart[object client.Object]() predicate.TypedPredicate[object] {
-	return predicate.TypedFuncs[object]{
-		CreateFunc: func(e event.TypedCreateEvent[object]) bool { return !e.IsInInitialList },
+func afterStart[T client.Object]() predicate.TypedPredicate[T] {
+	return predicate.TypedFuncs[T]{
+		CreateFunc: func(e event.TypedCreateEvent[T]) bool { return !e.IsInInitialList },
 	}
 }
 

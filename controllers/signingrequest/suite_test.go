@@ -204,7 +204,7 @@ func approving(pool string, change ...func(*v1alpha1.SigningRequestApprovalSpec)
 }
 
 // create creates the object until the spec ends.
-func create[object client.Object](ctx context.Context, o object) object {
+func create[T client.Object](ctx context.Context, o T) T {
 	GinkgoHelper()
 	Expect(c.Create(ctx, o)).To(Succeed())
 	DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(c.Delete(ctx, o))).To(Succeed()) })

@@ -87,7 +87,7 @@ func (s *TokenSource) Rejected(token string) {
 	}
 }
 
-// request replaces the token. It is not bound to the caller's time: what others wait for shall not fail with it.
+// request replaces the token. It is not bound to the caller's time: others wait for the same token.
 func (s *TokenSource) request(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 	defer cancel()
