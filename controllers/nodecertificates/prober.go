@@ -215,5 +215,6 @@ type places struct {
 // newPlaces returns the places, and how many workers it takes to have all of them taken.
 func newPlaces(concurrency int) (p places, workers int) {
 	suspects := suspectFactor * concurrency
-	return places{fast: semaphore.NewWeighted(int64(concurrency)), slow: semaphore.NewWeighted(int64(suspects))}, concurrency + suspects
+	p = places{fast: semaphore.NewWeighted(int64(concurrency)), slow: semaphore.NewWeighted(int64(suspects))}
+	return p, concurrency + suspects
 }

@@ -142,8 +142,8 @@ func afterStart[T client.Object]() predicate.TypedPredicate[T] {
 	}
 }
 
-// everyNode adds all nodes to a queue, spread over a time that grows with their number, so that thousands of probes that one event
-// makes due do not all start in one moment.
+// everyNode adds all nodes to a queue, spread over a time that grows with their number, so that thousands of probes that one
+// event makes due do not all start in one moment.
 type everyNode struct {
 	client client.Reader
 	random func() float64

@@ -241,9 +241,9 @@ func (r *reconciler) write(
 	return reconcile.Result{}, nil
 }
 
-// isOfWebhook says that an admission webhook could not be asked, and that nothing is let through then. The API server has no reason
-// of its own for that:
-// https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/validating/dispatcher.go
+// isOfWebhook says that an admission webhook could not be asked, and that nothing is let through then. The API server has no
+// reason of its own for that: see validating/dispatcher.go in
+// https://github.com/kubernetes/kubernetes/tree/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook
 func isOfWebhook(err error) bool {
 	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook")
 }

@@ -129,7 +129,8 @@ func (s *Store) settle(set *ruleSet, requests []*certificatesv1.CertificateSigni
 	return unjudged
 }
 
-// judgedBy is the version of the rules by which, or by a later one, every undecided request was judged. The caller holds the lock.
+// judgedBy is the version of the rules by which, or by a later one, every undecided request was judged. The caller holds the
+// lock.
 func (s *Store) judgedBy(version int, requests []*certificatesv1.CertificateSigningRequest) int {
 	for _, request := range requests {
 		if node := csr.NodeName(request); node != "" && isUndecided(request) {

@@ -33,7 +33,8 @@ func NewMissing() *Missing {
 	return &Missing{refused: map[string]map[string]policy.Denial{}, changed: enqueue.NewSignal()}
 }
 
-// Refused notes that the API server refused, with this error, what takes the denial's permission. who tells apart those who need it.
+// Refused notes that the API server refused, with this error, what takes the denial's permission. who tells apart those who need
+// it.
 func (m *Missing) Refused(who string, d policy.Denial, err error) {
 	// The rest names the object, of which there may be thousands.
 	_, why, found := strings.Cut(err.Error(), " is forbidden: ")

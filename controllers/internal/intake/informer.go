@@ -42,9 +42,9 @@ func cachedKind(object runtime.Object) (resource string, missing policy.Denial) 
 	}
 }
 
-// newInformer makes the informers of the manager's cache. They are like any other, but that their watches end about once a minute,
-// which is when the API server asks for permission again, and that they say when it is missing: they would go on with what they
-// have for ever.
+// newInformer makes the informers of the manager's cache. They are like any other, but that their watches end about once a
+// minute, which is when the API server asks for permission again, and that they say when it is missing: they would go on with
+// what they have for ever.
 func newInformer(missing *access.Missing, watchTime time.Duration) func(
 	toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers,
 ) toolscache.SharedIndexInformer {
