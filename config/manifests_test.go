@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -307,12 +306,11 @@ func TestOnAnAPIServer(t *testing.T) {
 	c := cluster.StartForTest(t, cluster.Options{Log: t.Output()})
 	kubectl := func(t *testing.T, args ...string) string {
 		t.Helper()
-		output, err := exec.CommandContext(t.Context(), c.Kubectl(),
-			append([]string{"--kubeconfig", c.KubeconfigPath(), "--warnings-as-errors"}, args...)...).CombinedOutput()
+		output, err := c.RunKubectl(t.Context(), "", append([]string{"--warnings-as-errors"}, args...)...)
 		if err != nil {
-			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, output)
+			t.Fatalf("%v\n%s", err, output)
 		}
-		return string(output)
+		return output
 	}
 	// kubectl diff fails where there is a difference: what the API server fills in must be none, nor a value that it writes in
 	// another way, or GitOps tools would apply it over and over. Argo CD compares as in the first pair, Flux as in the second.

@@ -31,7 +31,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -587,6 +586,8 @@ func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 	options := controllers.Options{
 		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
 		ProbeConcurrency: 8, ProbeLoopback: true,
+		// The series of this operator would clash with those of the suite's.
+		Registerer: prometheus.NewRegistry(),
 	}
 	for _, change := range changes {
 		change(&options)
@@ -598,13 +599,8 @@ func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	// The series of this operator would clash with those of the suite's.
-	suites := ctrlmetrics.Registry
-	ctrlmetrics.Registry = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	err = controllers.Setup(mgr, options)
-	ctrlmetrics.Registry = suites
-	Expect(err).NotTo(HaveOccurred())
+	Expect(controllers.Setup(mgr, options)).To(Succeed())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
 	DeferCleanup(func() {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
@@ -63,12 +64,11 @@ func compliance(name string) func(ctx context.Context) (string, error) {
 		if err := c.Get(ctx, client.ObjectKey{Name: name}, policy); err != nil {
 			return "", err
 		}
-		for _, condition := range policy.Status.Conditions {
-			if condition.Type == v1alpha1.ConditionCompliant {
-				return string(condition.Status) + " " + condition.Reason, nil
-			}
+		condition := meta.FindStatusCondition(policy.Status.Conditions, v1alpha1.ConditionCompliant)
+		if condition == nil {
+			return "", nil
 		}
-		return "", nil
+		return string(condition.Status) + " " + condition.Reason, nil
 	}
 }
 

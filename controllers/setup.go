@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,8 +29,9 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/certificatepolicy"
 	"github.com/notafter/notafter/controllers/controlplane"
+	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/intake"
 	"github.com/notafter/notafter/controllers/internal/metrics"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/nodecertificates"
@@ -56,6 +58,8 @@ type Options struct {
 	// DNSServer is the address and port of the server that resolves the names in signing requests, for policies that want that.
 	// Empty: as the machine is configured to.
 	DNSServer string
+	// Registerer is where the metrics are registered. Nil: where controller-runtime's are, which the manager serves.
+	Registerer prometheus.Registerer
 
 	// missing are the permissions that are missing for what notafter cannot do without.
 	missing *access.Missing
@@ -69,10 +73,20 @@ func NewScheme() *runtime.Scheme {
 	return scheme
 }
 
+// CacheOptions are those of the manager's cache. What the cache finds that it may not read any more, Setup has the policies say,
+// if it gets these same Options.
+func (o *Options) CacheOptions() cache.Options {
+	o.missing = access.NewMissing()
+	return intake.CacheOptions(o.missing, o.WatchTime)
+}
+
 // Setup adds everything the operator does to the manager, whose cache must have been made with the CacheOptions of these options.
 func Setup(mgr manager.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
+	}
+	if o.Registerer == nil {
+		o.Registerer = ctrlmetrics.Registry
 	}
 	if o.missing == nil {
 		return errors.New("setting up: these are not the Options whose CacheOptions made the manager's cache")
@@ -83,40 +97,41 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("making the client of the optional sources: %w", err)
 	}
-	requests, err := addSigningRequests(mgr, watching, o.WatchTime)
+	requests, err := intake.AddSigningRequests(mgr, watching, o.WatchTime)
 	if err != nil {
 		return err
 	}
-	configMap, err := addConfigMap(mgr, watching, o.TrustConfigMap, o.WatchTime)
+	configMap, err := intake.AddConfigMap(mgr, watching, o.TrustConfigMap, o.WatchTime)
 	if err != nil {
 		return err
 	}
-	source := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
+	bundle := trust.New(configMap, o.TrustConfigMap, o.TrustKey)
 
 	nodesObserved, err := nodecertificates.Add(mgr, nodecertificates.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
-		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Missing: o.missing,
+		Clock: o.Clock, SigningRequests: requests, Trust: bundle, TrustConfigMap: configMap, ProbeConcurrency: o.ProbeConcurrency,
+		ProbeLoopback: o.ProbeLoopback, KubeletReader: o.KubeletReader, Registerer: o.Registerer, Missing: o.missing,
 	})
 	if err != nil {
 		return fmt.Errorf("adding the nodecertificates controllers: %w", err)
 	}
 	controlPlane, err := controlplane.Add(mgr, controlplane.Options{
-		Clock: o.Clock, Trust: source, TrustConfigMap: configMap, WatchTime: o.WatchTime,
+		Clock: o.Clock, Trust: bundle, TrustConfigMap: configMap, WatchTime: o.WatchTime,
 	})
 	if err != nil {
 		return fmt.Errorf("adding the controlplane controller: %w", err)
 	}
 	approvals, err := signingrequest.Add(mgr, signingrequest.Options{
 		Clock: o.Clock, SigningRequests: requests[certificatesv1.KubeletServingSignerName], Lookup: dns.System(o.DNSServer),
+		Registerer: o.Registerer,
 	})
 	if err != nil {
 		return fmt.Errorf("adding the signingrequest controllers: %w", err)
 	}
 	verdicts := metrics.NewVerdicts()
 	if err := certificatepolicy.Add(mgr, certificatepolicy.Options{
-		Clock: o.Clock, SigningRequests: requests, Trust: source, TrustConfigMap: configMap, Verdicts: verdicts,
-		ControlPlane: controlPlane, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
-		NodesObserved: nodesObserved,
+		Clock: o.Clock, SigningRequests: requests, Trust: bundle, TrustConfigMap: configMap, Verdicts: verdicts,
+		ControlPlane: controlPlane, Watching: watching, WatchTime: o.WatchTime, Approvals: approvals, Missing: o.missing,
+		Registerer: o.Registerer, NodesObserved: nodesObserved,
 	}); err != nil {
 		return fmt.Errorf("adding the certificatepolicy controller: %w", err)
 	}
@@ -124,14 +139,12 @@ func Setup(mgr manager.Manager, o Options) error {
 	for signer, source := range requests {
 		readers[signer] = source
 	}
-	if err := ctrlmetrics.Registry.Register(metrics.New(mgr.GetClient(), readers, verdicts)); err != nil {
-		return fmt.Errorf("registering the metrics collector: %w", err)
-	}
-	if err := ctrlmetrics.Registry.Register(metrics.NewControlPlane(controlPlane)); err != nil {
-		return fmt.Errorf("registering the metrics collector of the control plane: %w", err)
-	}
-	if err := ctrlmetrics.Registry.Register(metrics.NewPools(mgr.GetClient(), o.Clock)); err != nil {
-		return fmt.Errorf("registering the metrics collector of node pools: %w", err)
+	if err := errors.Join(
+		o.Registerer.Register(metrics.New(mgr.GetClient(), readers, verdicts)),
+		o.Registerer.Register(metrics.NewControlPlane(controlPlane)),
+		o.Registerer.Register(metrics.NewPools(mgr.GetClient(), o.Clock)),
+	); err != nil {
+		return fmt.Errorf("registering the metrics collectors: %w", err)
 	}
 	return addReadyChecks(mgr)
 }

@@ -4,8 +4,6 @@
 package v1alpha1_test
 
 import (
-	"bytes"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -19,14 +17,6 @@ import (
 )
 
 // kubectl runs kubectl with that standard input and returns what it printed, on both outputs.
-func kubectl(ctx SpecContext, input string, args ...string) (string, error) {
-	GinkgoHelper()
-	command := exec.CommandContext(ctx, server.Kubectl(), append([]string{"--kubeconfig", server.KubeconfigPath()}, args...)...)
-	command.Stdin = strings.NewReader(input)
-	output, err := command.CombinedOutput()
-	return string(bytes.TrimSpace(output)), err
-}
-
 func duration(d *metav1.Duration) time.Duration {
 	GinkgoHelper()
 	Expect(d).NotTo(BeNil())
@@ -176,17 +166,16 @@ var _ = Describe("kubectl", func() {
 	const header = "apiVersion: notafter.dev/v1alpha1\nkind: CertificatePolicy\nmetadata: {name: kubectl}\n"
 
 	DescribeTable("refuses a field that does not exist", func(ctx SpecContext, spec, want string) {
-		output, err := kubectl(ctx, header+spec, "apply", "--dry-run=server", "-f", "-")
-		Expect(err).To(HaveOccurred())
-		Expect(output).To(ContainSubstring(want))
+		_, err := server.RunKubectl(ctx, header+spec, "apply", "--dry-run=server", "-f", "-")
+		Expect(err).To(MatchError(ContainSubstring(want)))
 	},
 		Entry("misspelt", "spec: {expirey: {}}", `unknown field "spec.expirey"`),
 		Entry("in the wrong place", "spec: {nodes: {rotation: Required}}", `unknown field "spec.nodes.rotation"`),
 	)
 
 	DescribeTable("explains", func(ctx SpecContext, path, want string) {
-		output, err := kubectl(ctx, "", "explain", path)
-		Expect(err).NotTo(HaveOccurred(), output)
+		output, err := server.RunKubectl(ctx, "", "explain", path)
+		Expect(err).NotTo(HaveOccurred())
 		Expect(output).To(ContainSubstring(want))
 	},
 		Entry("a kind", "certificatepolicy", "CertificatePolicy says what must hold"),
@@ -209,14 +198,14 @@ var _ = Describe("kubectl", func() {
 			"nodecerts columns":          "NAME SERVING-MODE SERVING-EXPIRES CLIENT-EXPIRES SIGNING AGE",
 			"nodecerts columns -o wide":  "NAME SERVING-MODE SERVING-EXPIRES CLIENT-EXPIRES SIGNING CLIENT-ISSUED-UNTIL ADDRESS PROBE AGE",
 		} {
-			output, err := kubectl(ctx, "", append([]string{"get"}, strings.Fields(args)...)...)
-			Expect(err).NotTo(HaveOccurred(), output)
+			output, err := server.RunKubectl(ctx, "", append([]string{"get"}, strings.Fields(args)...)...)
+			Expect(err).NotTo(HaveOccurred())
 			columns, _, _ := strings.Cut(output, "\n")
 			Expect(strings.Join(strings.Fields(columns), " ")).To(Equal(want), args)
 			Expect(len(columns)).To(BeNumerically("<=", 160))
 		}
-		output, err := kubectl(ctx, "", "get", "notafter")
-		Expect(err).NotTo(HaveOccurred(), output)
+		output, err := server.RunKubectl(ctx, "", "get", "notafter")
+		Expect(err).NotTo(HaveOccurred())
 		Expect(output).To(And(ContainSubstring("certificatepolicy.notafter.dev/columns"),
 			ContainSubstring("nodecertificates.notafter.dev/columns")))
 	})

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net/http"
-	"os/exec"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -21,12 +20,10 @@ import (
 )
 
 // kubectl runs kubectl as the cluster's administrator.
-func (w *world) kubectl(args ...string) string {
+func (w *world) kubectl(args ...string) {
 	w.t.Helper()
-	args = append([]string{"--kubeconfig", w.cluster.KubeconfigPath(), "--cache-dir", w.t.TempDir()}, args...)
-	out, err := exec.CommandContext(w.t.Context(), w.cluster.Kubectl(), args...).CombinedOutput()
-	w.Expect(err).NotTo(HaveOccurred(), string(out))
-	return string(out)
+	_, err := w.cluster.RunKubectl(w.t.Context(), "", args...)
+	w.Expect(err).NotTo(HaveOccurred())
 }
 
 // A manager that was started before the CRDs were installed waits for them, and says so. Metrics are for whom they are meant.

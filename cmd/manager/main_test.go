@@ -31,6 +31,10 @@ func TestRunUsage(t *testing.T) {
 		{"no number", []string{"--probe-concurrency=many"}, exitUsage, "", `"many" for "--probe-concurrency"`},
 		{"no port", []string{"--metrics-bind-address=localhost"}, exitUsage, "", `--metrics-bind-address "localhost": want an address`},
 		{"no address", []string{"--health-probe-bind-address="}, exitUsage, "", `--health-probe-bind-address "": want an address`},
+		{
+			"no port, twice", []string{"--health-probe-bind-address=a", "--metrics-bind-address=b"}, exitUsage, "",
+			`--metrics-bind-address "b": want an address`,
+		},
 		{"port out of range", []string{"--metrics-bind-address=:65536"}, exitUsage, "", "--metrics-bind-address"},
 		{"nothing served", []string{"--metrics-bind-address=0", "--health-probe-bind-address=0", "--version"}, 0, version, ""},
 		{"no namespace", []string{"--leader-election-namespace=a/b"}, exitUsage, "", `--leader-election-namespace "a/b"`},

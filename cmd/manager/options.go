@@ -159,12 +159,13 @@ func (o *options) check() error {
 
 // checkServing checks what would otherwise fail only when the manager has started, and in words that name no flag.
 func (o *options) checkServing() error {
-	for flag, address := range map[string]string{
-		"--metrics-bind-address": o.metricsAddress, "--health-probe-bind-address": o.healthAddress,
+	for _, bind := range []struct{ flag, address string }{
+		{"--metrics-bind-address", o.metricsAddress}, {"--health-probe-bind-address", o.healthAddress},
 	} {
-		_, port, err := net.SplitHostPort(address)
-		if number, malformed := strconv.ParseUint(port, 10, 16); address != "0" && (err != nil || malformed != nil || number == 0) {
-			return fmt.Errorf("%s %q: want an address and port like :8443, or 0 to serve none", flag, address)
+		_, port, err := net.SplitHostPort(bind.address)
+		number, malformed := strconv.ParseUint(port, 10, 16)
+		if bind.address != "0" && (err != nil || malformed != nil || number == 0) {
+			return fmt.Errorf("%s %q: want an address and port like :8443, or 0 to serve none", bind.flag, bind.address)
 		}
 	}
 	if namespace := o.leaderElectionNamespace; namespace != "" && len(validation.IsDNS1123Label(namespace)) > 0 {

@@ -21,10 +21,11 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers"
@@ -47,7 +48,7 @@ const (
 var binary string
 
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard())
+	logf.SetLogger(logr.Discard())
 	// The tests have a cluster each, and wait more than they work.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -220,12 +221,11 @@ func broken(policy *v1alpha1.CertificatePolicy) []string {
 
 // verdict is the Compliant condition's status and reason.
 func verdict(policy *v1alpha1.CertificatePolicy) string {
-	for _, condition := range policy.Status.Conditions {
-		if condition.Type == v1alpha1.ConditionCompliant {
-			return string(condition.Status) + " " + condition.Reason
-		}
+	condition := meta.FindStatusCondition(policy.Status.Conditions, v1alpha1.ConditionCompliant)
+	if condition == nil {
+		return ""
 	}
-	return ""
+	return string(condition.Status) + " " + condition.Reason
 }
 
 // events counts the Events about policies and Nodes: "kind reason subject", where the subject is the Node.

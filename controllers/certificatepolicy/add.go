@@ -11,10 +11,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -22,14 +22,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -41,10 +41,9 @@ const (
 	controllerName = "certificatepolicy"
 	reporterName   = "notafter"
 
-	// batchWindow is how long an evaluation waits for what else changes in the same moment.
-	batchWindow = 50 * time.Millisecond
-	// settleTime is how long the first evaluation after a start waits for what is known of the control plane.
-	settleTime = 10 * time.Second
+	// settleTime is how long the first evaluation after a start waits for what is known of the control plane, which itself waits
+	// for its sources.
+	settleTime = optional.SettleTime
 	// takeoverTime is how long the verdict of another process stands while this one looks at everything for the first time, and
 	// takeoverRetry how often to ask whether it has.
 	takeoverTime, takeoverRetry = 30 * time.Second, 250 * time.Millisecond
@@ -104,6 +103,10 @@ type Options struct {
 	Missing Missing
 	// Verdicts gets the latest verdict on every policy, for the metrics.
 	Verdicts *metrics.Verdicts
+	// Registerer is where the controller's metrics are registered.
+	Registerer prometheus.Registerer
+	// Watching is the client that what only some policies ask for is watched with.
+	Watching client.WithWatch
 	// WatchTime is how long a watch of what only some policies ask for runs before it is begun anew; zero means
 	// optional.DefaultWatchTime.
 	WatchTime time.Duration
@@ -119,7 +122,7 @@ type Options struct {
 
 // Add adds the controller to the manager.
 func Add(mgr manager.Manager, o Options) error {
-	evaluations, err := newEvaluationDuration(ctrlmetrics.Registry)
+	evaluations, err := newEvaluationDuration(o.Registerer)
 	if err != nil {
 		return err
 	}
@@ -134,7 +137,8 @@ func Add(mgr manager.Manager, o Options) error {
 		client: mgr.GetClient(), stored: mgr.GetAPIReader(), objects: mgr.GetCache(),
 		requests: newRequestReader(o.SigningRequests), trust: o.Trust,
 		clock: o.Clock, recorder: events, deliver: events.deliver, verdicts: o.Verdicts, controlPlane: o.ControlPlane,
-		approvals: o.Approvals, missing: o.Missing, nodesObserved: o.NodesObserved, evaluations: evaluations, memories: map[string]*memory{},
+		approvals: o.Approvals, missing: o.Missing, nodesObserved: o.NodesObserved, evaluations: evaluations,
+		memories: map[string]*memory{},
 	}
 	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
@@ -171,11 +175,10 @@ func Add(mgr manager.Manager, o Options) error {
 		// What is taken for known gets old.
 		b = b.WatchesRawSource(source.Channel(o.Missing.Changed(), wakeAll[client.Object](mgr.GetClient())))
 	}
-	if err := addOptional(mgr, b, r, o.WatchTime); err != nil {
+	if err := addOptional(mgr, b, r, o); err != nil {
 		return err
 	}
-	err = b.Complete(forgetting{next: reconcile.AsReconciler(mgr.GetClient(), r), policies: mgr.GetClient(), forget: r.forget})
-	if err != nil {
+	if err := b.Complete(r); err != nil {
 		return fmt.Errorf("building the controller %s: %w", controllerName, err)
 	}
 	return nil
@@ -185,17 +188,11 @@ func Add(mgr manager.Manager, o Options) error {
 
 // addOptional gives the reconciler what some policies ask for. The permission to read bootstrap tokens is no part of the
 // manager's role: config/components/bootstrap-tokens grants it.
-func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, watchTime time.Duration) error {
-	watcher, err := client.NewWithWatch(mgr.GetConfig(), client.Options{
-		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-	})
-	if err != nil {
-		return fmt.Errorf("making the client for what some policies ask for: %w", err)
-	}
-	if r.tokens, err = newTokens(watcher, watchTime); err != nil {
+func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, o Options) (err error) {
+	if r.tokens, err = newTokens(o.Watching, o.WatchTime); err != nil {
 		return err
 	}
-	if r.workloads, err = newWorkloads(watcher, watchTime); err != nil {
+	if r.workloads, err = newWorkloads(o.Watching, o.WatchTime); err != nil {
 		return err
 	}
 	policies := mgr.GetClient()
@@ -218,25 +215,17 @@ func addOptional(mgr manager.Manager, b *builder.Builder, r *reconciler, watchTi
 
 // wakeAll enqueues every policy: any of them may select what changed, and an evaluation costs less than finding out which do.
 // A policy that waits already is not enqueued again, and the wait lets a burst collapse into one evaluation.
-func wakeAll[object client.Object](policies client.Reader) handler.TypedEventHandler[object, reconcile.Request] {
-	wake := func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+func wakeAll[T client.Object](policies client.Reader) handler.TypedEventHandler[T, reconcile.Request] {
+	return enqueue.OnAny[T](func(ctx context.Context, q enqueue.Queue) {
 		var list v1alpha1.CertificatePolicyList
 		if err := policies.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-			log.FromContext(ctx).Error(err, "cannot list the CertificatePolicies to evaluate")
+			logf.FromContext(ctx).Error(err, "cannot list the CertificatePolicies to evaluate")
 			return
 		}
 		for i := range list.Items {
-			queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])}, batchWindow)
+			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])}, enqueue.BatchWindow)
 		}
-	}
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	return handler.TypedFuncs[object, reconcile.Request]{
-		CreateFunc: func(ctx context.Context, _ event.TypedCreateEvent[object], q queue) { wake(ctx, q) },
-		UpdateFunc: func(ctx context.Context, _ event.TypedUpdateEvent[object], q queue) { wake(ctx, q) },
-		DeleteFunc: func(ctx context.Context, _ event.TypedDeleteEvent[object], q queue) { wake(ctx, q) },
-		// A source can be read after it could not, or the other way round.
-		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { wake(ctx, q) },
-	}
+	})
 }
 
 // settling is a source that the controller's start waits for: a process that takes over from another one must not report as
@@ -254,25 +243,7 @@ func (s settling) WaitForSync(ctx context.Context) error {
 	select {
 	case <-s.settled:
 	case <-ctx.Done():
-		log.FromContext(ctx).Info("The control plane was not observed yet, going on without")
+		logf.FromContext(ctx).Info("The control plane was not observed yet, going on without")
 	}
 	return nil
-}
-
-// forgetting drops what is remembered about a policy that was deleted. It does so as part of reconciling, because the queue
-// never hands out a policy twice at once: in an event handler it would race with the evaluation of the same policy.
-type forgetting struct {
-	next     reconcile.Reconciler
-	policies client.Reader
-	forget   func(policyName string)
-}
-
-// Reconcile implements reconcile.Reconciler.
-func (f forgetting) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	err := f.policies.Get(ctx, request.NamespacedName, &v1alpha1.CertificatePolicy{}, client.UnsafeDisableDeepCopy)
-	if apierrors.IsNotFound(err) {
-		f.forget(request.Name)
-		return reconcile.Result{}, nil
-	}
-	return f.next.Reconcile(ctx, request)
 }

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -20,12 +21,12 @@ type approvals struct {
 	mu      sync.Mutex
 	known   *policy.Approvals
 	denied  []policy.Denial
-	changed chan event.GenericEvent
+	changed enqueue.Signal
 }
 
 var _ Approvals = &approvals{}
 
-func newApprovals() *approvals { return &approvals{changed: make(chan event.GenericEvent, 1)} }
+func newApprovals() *approvals { return &approvals{changed: enqueue.NewSignal()} }
 
 func (a *approvals) Snapshot() (*policy.Approvals, []policy.Denial) {
 	a.mu.Lock()
@@ -40,10 +41,7 @@ func (a *approvals) set(known *policy.Approvals, denied ...policy.Denial) {
 	a.mu.Lock()
 	a.known, a.denied = known, denied
 	a.mu.Unlock()
-	select {
-	case a.changed <- event.GenericEvent{}:
-	default:
-	}
+	a.changed.Send()
 }
 
 var _ = Describe("What the approver of signing requests says", func() {

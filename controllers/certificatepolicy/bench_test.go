@@ -126,7 +126,7 @@ func benchmarked(b *testing.B, n int) (*reconciler, *v1alpha1.CertificatePolicy)
 	}
 	return &reconciler{
 		objects: caches, controlPlane: noControlPlane{}, trust: trust.New(oneBundle{ca}, types.NamespacedName{}, "ca.crt"),
-		requests: &requestReader{sources: requests, known: map[types.UID]*knownRequest{}},
+		requests: &requestReader{sources: requests},
 	}, &v1alpha1.CertificatePolicy{Spec: ignoringAllButNodes()}
 }
 

@@ -136,8 +136,9 @@ var _ = Describe("CertificatePolicy", func() {
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, "False ServingCertificateMissing")
 		var announced int
 		Eventually(func(g Gomega) {
-			announced = len(eventsAbout(ctx, g, p.UID))
+			announced = len(current(ctx, g, p.Name).Status.Findings)
 			g.Expect(announced).To(BeNumerically(">", 0))
+			g.Expect(eventsAbout(ctx, g, p.UID)).To(HaveLen(announced))
 			g.Expect(eventsAbout(ctx, g, node.UID)).To(HaveLen(announced))
 		}).Should(Succeed())
 

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
@@ -25,7 +26,7 @@ type controlPlane struct {
 	mu      sync.Mutex
 	known   *policy.ControlPlane
 	denied  []policy.Denial
-	changed chan event.GenericEvent
+	changed enqueue.Signal
 	settled chan struct{}
 }
 
@@ -34,7 +35,7 @@ var _ ControlPlane = &controlPlane{}
 func newControlPlane() *controlPlane {
 	settled := make(chan struct{})
 	close(settled)
-	return &controlPlane{known: healthyControlPlane(), changed: make(chan event.GenericEvent, 1), settled: settled}
+	return &controlPlane{known: healthyControlPlane(), changed: enqueue.NewSignal(), settled: settled}
 }
 
 func (c *controlPlane) Snapshot() (*policy.ControlPlane, []policy.Denial) {
@@ -52,10 +53,7 @@ func (c *controlPlane) set(known *policy.ControlPlane, denied ...policy.Denial) 
 	c.mu.Lock()
 	c.known, c.denied = known, denied
 	c.mu.Unlock()
-	select {
-	case c.changed <- event.GenericEvent{}:
-	default:
-	}
+	c.changed.Send()
 }
 
 const apiServerAddress = "127.0.0.1:6443"

@@ -11,11 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-
-	"golang.org/x/time/rate"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/text"
@@ -87,15 +87,13 @@ type memory struct {
 func newMemory(p *v1alpha1.CertificatePolicy) *memory {
 	m := &memory{
 		uid: p.UID, announced: map[findingKey]v1alpha1.Severity{}, unlisted: p.Status.OmittedFindings > 0,
-		budget: newBudget(),
+		stalled: meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionStalled) != nil,
+		budget:  newBudget(),
 	}
 	for i := range p.Status.Findings {
 		if finding := &p.Status.Findings[i]; finding.Reason != v1alpha1.ReasonNotObserved {
 			m.announced[keyOf(finding)] = finding.Severity
 		}
-	}
-	for i := range p.Status.Conditions {
-		m.stalled = m.stalled || p.Status.Conditions[i].Type == v1alpha1.ConditionStalled
 	}
 	return m
 }
@@ -231,8 +229,8 @@ func (r *reconciler) announce(
 			r.announceOne(p, m, e, &change)
 		}
 	}
-	m.budget.forget(e.now)
-	if due := m.suppressed.due(); !due.IsZero() && !e.now.Before(due) {
+	m.budget.forget(e.input.Now)
+	if due := m.suppressed.due(); !due.IsZero() && !e.input.Now.Before(due) {
 		r.recorder.Eventf(p, nil, m.suppressed.eventType(), v1alpha1.ReasonFindingsSuppressed, actionSumUp,
 			"%s", text.Phrase(m.suppressed.note(), maxNote))
 		m.suppressed = suppression{}
@@ -247,8 +245,8 @@ func (r *reconciler) announceOne(p *v1alpha1.CertificatePolicy, m *memory, e *ev
 	if node != nil {
 		n = 2
 	}
-	if !m.budget.allow(e.now, t.subject, n) {
-		m.suppressed.add(e.now, t)
+	if !m.budget.allow(e.input.Now, t.subject, n) {
+		m.suppressed.add(e.input.Now, t)
 		return
 	}
 	r.recorder.Eventf(p, related, t.eventType, t.eventReason, t.action, "%s", text.Phrase(t.note, maxNote))
@@ -334,10 +332,4 @@ func (s *suppression) note() string {
 	}
 	return "Without an Event of their own, because too many changed at once: " + strings.Join(parts, "; ") +
 		". See the policy's status, and the metric notafter_findings."
-}
-
-// namespacedName splits the name of a subject that has a namespace.
-func namespacedName(name string) types.NamespacedName {
-	namespace, name, _ := strings.Cut(name, "/")
-	return types.NamespacedName{Namespace: namespace, Name: name}
 }

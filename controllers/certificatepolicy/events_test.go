@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
 var start = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
@@ -59,7 +61,7 @@ func onNode(reason, node string, purpose v1alpha1.CertificatePurpose) v1alpha1.F
 
 // evidenceAt is that of an evaluation so long after the start, of the nodes.
 func evidenceAt(after time.Duration, nodes ...string) *evidence {
-	return &evidence{now: start.Add(after), selected: func(name string) *corev1.Node {
+	return &evidence{input: policy.Input{Now: start.Add(after)}, selected: func(name string) *corev1.Node {
 		if !slices.Contains(nodes, name) {
 			return nil
 		}
@@ -212,7 +214,7 @@ func TestInvalidSpecRaisesAndClearsNothing(t *testing.T) {
 	m := newMemory(p)
 	r.announce(p, m, evidenceAt(0, "a"), []v1alpha1.Finding{expired})
 	events.take()
-	bad := &evidence{now: start, invalid: errors.New("spec.nodes.selector: no")}
+	bad := &evidence{input: policy.Input{Now: start}, invalid: errors.New("spec.nodes.selector: no")}
 	r.announce(p, m, bad, nil)
 	r.announce(p, m, bad, nil)
 	expectEvents(t, events.take(), "cluster<- Warning InvalidSpec Evaluate: spec.nodes.selector: no")
@@ -328,5 +330,29 @@ func TestBehind(t *testing.T) {
 				t.Errorf("behind = %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+func TestWhatEventsReferTo(t *testing.T) {
+	e := evidenceAt(0)
+	e.orphans = map[string]types.UID{"csr-1": "1"}
+	for _, want := range []corev1.ObjectReference{
+		{APIVersion: "v1", Kind: "Node", Name: "gone"},
+		{APIVersion: "certificates.k8s.io/v1", Kind: "CertificateSigningRequest", Name: "csr-1", UID: "1"},
+		{APIVersion: "v1", Kind: "ConfigMap", Namespace: "kube-system", Name: "kube-root-ca.crt"},
+		{APIVersion: "apps/v1", Kind: "DaemonSet", Namespace: "kube-system", Name: "agent"},
+		{APIVersion: "apiregistration.k8s.io/v1", Kind: "APIService", Name: "v1.example.com"},
+		{APIVersion: "admissionregistration.k8s.io/v1", Kind: "MutatingWebhookConfiguration", Name: "hook"},
+		{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition", Name: "a.example.com"},
+		{Kind: "Permission", Name: "list configmaps/kube-root-ca.crt in kube-system"},
+	} {
+		name := want.Name
+		if want.Namespace != "" {
+			name = want.Namespace + "/" + name
+		}
+		got, node := e.object(v1alpha1.Subject{Kind: v1alpha1.SubjectKind(want.Kind), Name: name})
+		if ref, ok := got.(*corev1.ObjectReference); !ok || *ref != want || node != nil {
+			t.Errorf("%s %s: got %v, want %v", want.Kind, name, got, want)
+		}
 	}
 }

@@ -5,7 +5,6 @@ package certificatepolicy
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/cached"
@@ -36,7 +36,6 @@ const heardEvery = 10 * time.Minute
 
 // evidence is everything that one evaluation takes into account.
 type evidence struct {
-	now time.Time
 	// invalid says why the spec cannot be evaluated. What follows is of no meaning then.
 	invalid error
 	input   policy.Input
@@ -48,10 +47,7 @@ type evidence struct {
 
 // gather reads the evidence, from caches only. An error means that a cache could not be read.
 func (r *reconciler) gather(ctx context.Context, p *v1alpha1.CertificatePolicy, now time.Time) (*evidence, error) {
-	e := &evidence{
-		now:   now,
-		input: policy.Input{Policy: p.Name, Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now},
-	}
+	e := &evidence{input: policy.Input{Policy: p.Name, Spec: &p.Spec, TrustSource: r.trust.ConfigMap.String(), Now: now}}
 	var selector labels.Selector
 	if selector, e.invalid = p.Spec.Nodes.Selector.AsSelector(); e.invalid != nil {
 		return e, nil //nolint:nilerr // it is evidence: the policy's status says it
@@ -121,7 +117,7 @@ func (e *evidence) selectNodes(nodes []*corev1.Node, facts cached.Objects[*v1alp
 			continue
 		}
 		judged := judgedNode(node)
-		if known, ok := facts.Get(node.Name); ok && cached.IsOf(known, node) {
+		if known, ok := facts.Get(node.Name); ok && known.IsOf(node.UID) {
 			judged.Observed = &known.Status
 		}
 		e.input.Nodes = append(e.input.Nodes, judged)
@@ -163,47 +159,42 @@ func internalIPs(node *corev1.Node) []string {
 	return addresses
 }
 
+// apiVersions are those of the objects that findings are about. For a subject of another kind no object stands. Its name is in
+// Events all the same, so that those about two of them are not taken for one.
+var apiVersions = map[v1alpha1.SubjectKind]string{
+	v1alpha1.SubjectNode:                     corev1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectSigningRequest:           certificatesv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectConfigMap:                corev1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectSecret:                   corev1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectDaemonSet:                appsv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectDeployment:               appsv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectStatefulSet:              appsv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectAPIService:               "apiregistration.k8s.io/v1",
+	v1alpha1.SubjectValidatingWebhook:        admissionregistrationv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectMutatingWebhook:          admissionregistrationv1.SchemeGroupVersion.String(),
+	v1alpha1.SubjectCustomResourceDefinition: "apiextensions.k8s.io/v1",
+	v1alpha1.SubjectClusterTrustBundle:       certificatesv1.SchemeGroupVersion.String(),
+}
+
 // object returns what an Event about the subject refers to. The Node is nil for other subjects, and for a Node that is gone
 // or no longer selected.
 func (e *evidence) object(subject v1alpha1.Subject) (related runtime.Object, node *corev1.Node) {
+	ref := &corev1.ObjectReference{APIVersion: apiVersions[subject.Kind], Kind: string(subject.Kind), Name: subject.Name}
 	switch subject.Kind {
 	case v1alpha1.SubjectNode:
 		if node = e.selected(subject.Name); node != nil {
 			return node, node
 		}
-		return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: subject.Name}, nil
 	case v1alpha1.SubjectSigningRequest:
-		return &corev1.ObjectReference{
-			APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest",
-			Name: subject.Name, UID: e.orphans[subject.Name],
-		}, nil
-	case v1alpha1.SubjectConfigMap, v1alpha1.SubjectSecret:
-		key := namespacedName(subject.Name)
-		return &corev1.ObjectReference{
-			APIVersion: "v1", Kind: string(subject.Kind), Namespace: key.Namespace, Name: key.Name,
-		}, nil
-	case v1alpha1.SubjectDaemonSet, v1alpha1.SubjectDeployment, v1alpha1.SubjectStatefulSet:
-		key := namespacedName(subject.Name)
-		return &corev1.ObjectReference{
-			APIVersion: appsv1.SchemeGroupVersion.String(), Kind: string(subject.Kind), Namespace: key.Namespace, Name: key.Name,
-		}, nil
-	case v1alpha1.SubjectAPIService:
-		return ofGroup(subject, "apiregistration.k8s.io/v1"), nil
-	case v1alpha1.SubjectValidatingWebhook, v1alpha1.SubjectMutatingWebhook:
-		return ofGroup(subject, admissionregistrationv1.SchemeGroupVersion.String()), nil
-	case v1alpha1.SubjectCustomResourceDefinition:
-		return ofGroup(subject, "apiextensions.k8s.io/v1"), nil
-	case v1alpha1.SubjectClusterTrustBundle:
-		return ofGroup(subject, certificatesv1.SchemeGroupVersion.String()), nil
+		ref.UID = e.orphans[subject.Name]
+	case v1alpha1.SubjectConfigMap, v1alpha1.SubjectSecret,
+		v1alpha1.SubjectDaemonSet, v1alpha1.SubjectDeployment, v1alpha1.SubjectStatefulSet:
+		if namespace, name, err := toolscache.SplitMetaNamespaceKey(subject.Name); err == nil {
+			ref.Namespace, ref.Name = namespace, name
+		}
 	default:
-		// No object stands for it. Its name is there all the same, so that Events about two of them are not taken for one.
-		return ofGroup(subject, ""), nil
 	}
-}
-
-// ofGroup refers to a subject without a namespace.
-func ofGroup(subject v1alpha1.Subject, apiVersion string) *corev1.ObjectReference {
-	return &corev1.ObjectReference{APIVersion: apiVersion, Kind: string(subject.Kind), Name: subject.Name}
+	return ref, nil
 }
 
 // requestReader finds the signing requests that belong to no Node, without looking at those that do. It remembers what it read
@@ -214,9 +205,8 @@ type requestReader struct {
 	// nodes are those of the last evaluation, to tell which are gone, and since is when the first one was.
 	nodes []*corev1.Node
 	since time.Time
-	known map[types.UID]*knownRequest
-	// round counts the evaluations, to tell which requests are gone.
-	round int
+	// known are the requests of the last evaluation.
+	known map[types.UID]knownRequest
 }
 
 // requestSource is where the requests to one signer are read: an optional.Source, or part of one in a test.
@@ -229,13 +219,11 @@ type requestSource interface {
 // knownRequest is what was read from one version of a request.
 type knownRequest struct {
 	resourceVersion string
-	// round is the last one in which the request existed, and its Node did not.
-	round  int
-	orphan policy.Request
+	orphan          policy.Request
 }
 
 func newRequestReader(sources map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]) *requestReader {
-	r := &requestReader{sources: make(map[string]requestSource, len(sources)), known: map[types.UID]*knownRequest{}}
+	r := &requestReader{sources: make(map[string]requestSource, len(sources))}
 	for signer, source := range sources {
 		r.sources[signer] = source
 	}
@@ -249,27 +237,28 @@ func (r *requestReader) orphans(
 ) (found []policy.Request, uids map[string]types.UID, denied []policy.Denial) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.round++
 	if r.since.IsZero() {
 		r.since = now
 	}
 	gone := r.gone(nodes, exists)
 	uids = map[string]types.UID{}
+	known := make(map[types.UID]knownRequest, len(r.known))
 	for signer, source := range r.sources {
 		requests, err := unowned(source, exists)
 		if err != nil {
 			denied = append(denied, unread(signingRequestUse[signer], source.Permission("list"), err))
 		}
 		for _, request := range requests {
-			known := r.read(request)
-			if gone.Has(known.orphan.NodeName) {
-				known.orphan.Registration = policy.RegistrationSeen
+			read := r.read(request)
+			if gone.Has(read.orphan.NodeName) {
+				read.orphan.Registration = policy.RegistrationSeen
 			}
-			found = append(found, known.orphan)
+			known[request.UID] = read
+			found = append(found, read.orphan)
 			uids[request.Name] = request.UID
 		}
 	}
-	maps.DeleteFunc(r.known, func(_ types.UID, known *knownRequest) bool { return known.round != r.round })
+	r.known = known
 	return found, uids, denied
 }
 
@@ -305,22 +294,20 @@ func unowned(source requestSource, exists func(name string) bool) ([]*certificat
 	return requests, nil
 }
 
-// read returns what is known of the request of no Node, and notes that it exists in this round.
-func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) *knownRequest {
+// read returns what is known of the request of no Node.
+func (r *requestReader) read(request *certificatesv1.CertificateSigningRequest) knownRequest {
 	known, ok := r.known[request.UID]
-	if !ok || known.resourceVersion != request.ResourceVersion {
-		seen := ok && known.orphan.Registration == policy.RegistrationSeen
-		known = &knownRequest{resourceVersion: request.ResourceVersion, orphan: orphan(request, csr.NodeName(request))}
-		switch {
-		case seen:
-			known.orphan.Registration = policy.RegistrationSeen
-		case !known.orphan.Issued().Before(r.since.Truncate(time.Second)): // which is as exact as the API tells time
-			known.orphan.Registration = policy.RegistrationNotSeen
-		}
-		r.known[request.UID] = known
+	if ok && known.resourceVersion == request.ResourceVersion {
+		return known
 	}
-	known.round = r.round
-	return known
+	read := knownRequest{resourceVersion: request.ResourceVersion, orphan: orphan(request, csr.NodeName(request))}
+	switch {
+	case ok && known.orphan.Registration == policy.RegistrationSeen:
+		read.orphan.Registration = policy.RegistrationSeen
+	case !read.orphan.Issued().Before(r.since.Truncate(time.Second)): // which is as exact as the API tells time
+		read.orphan.Registration = policy.RegistrationNotSeen
+	}
+	return read
 }
 
 func orphan(request *certificatesv1.CertificateSigningRequest, node string) policy.Request {

@@ -7,20 +7,17 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/notafter/notafter/controllers/internal/metrics"
 )
 
-// newEvaluationDuration registers the histogram of evaluations, or takes the one that is registered already.
+// newEvaluationDuration registers the histogram of evaluations.
 func newEvaluationDuration(registerer prometheus.Registerer) (prometheus.Observer, error) {
 	duration := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "notafter_evaluation_duration_seconds",
 		Help:    "How long one evaluation of a policy took: gathering the evidence from the caches and judging it.",
 		Buckets: []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5},
 	})
-	registered, err := metrics.Register(registerer, duration)
-	if err != nil {
+	if err := registerer.Register(duration); err != nil {
 		return nil, fmt.Errorf("registering the metrics of evaluations: %w", err)
 	}
-	return registered, nil
+	return duration, nil
 }

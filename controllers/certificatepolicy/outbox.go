@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/tools/reference"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 const (
@@ -52,7 +52,7 @@ func (o *outbox) Eventf(regarding, related runtime.Object, eventType, reason, ac
 		other, err = reference.GetReference(o.scheme, related)
 	}
 	if err != nil { // no object that Events are about is without a kind
-		log.Log.Error(err, "An Event cannot be written", "reason", reason, "note", fmt.Sprintf(note, args...))
+		logf.Log.Error(err, "An Event cannot be written", "reason", reason, "note", fmt.Sprintf(note, args...))
 		return
 	}
 	now := o.clock.Now()
@@ -94,7 +94,7 @@ func (o *outbox) deliver(ctx context.Context) error {
 		case apierrors.IsInternalError(err) && o.clock.Since(event.EventTime.Time) < failurePatience:
 			later, failure = append(later, event), unwritten(event, err)
 		default:
-			log.FromContext(ctx).Error(err, "The API server refused an Event", "reason", event.Reason, "note", event.Note)
+			logf.FromContext(ctx).Error(err, "The API server refused an Event", "reason", event.Reason, "note", event.Note)
 		}
 	}
 	o.keep(ctx, later)
@@ -117,7 +117,7 @@ func (o *outbox) keep(ctx context.Context, events []*eventsv1.Event) {
 	defer o.mu.Unlock()
 	o.waiting = append(events, o.waiting...)
 	if excess := len(o.waiting) - maxWaiting; excess > 0 {
-		log.FromContext(ctx).Error(nil, "Too many Events wait to be written, and the oldest are dropped", "dropped", excess)
+		logf.FromContext(ctx).Error(nil, "Too many Events wait to be written, and the oldest are dropped", "dropped", excess)
 		o.waiting = slices.Clone(o.waiting[excess:])
 	}
 }

@@ -22,11 +22,11 @@ import (
 )
 
 // wakes says what the predicate makes of a change of the object.
-func wakes[object client.Object](p predicate.TypedPredicate[object], before object, change func(object)) bool {
-	after, _ := before.DeepCopyObject().(object)
+func wakes[T client.Object](p predicate.TypedPredicate[T], before T, change func(T)) bool {
+	after, _ := before.DeepCopyObject().(T)
 	after.SetResourceVersion("2")
 	change(after)
-	return p.Update(event.TypedUpdateEvent[object]{ObjectOld: before, ObjectNew: after})
+	return p.Update(event.TypedUpdateEvent[T]{ObjectOld: before, ObjectNew: after})
 }
 
 func TestNodeChanged(t *testing.T) {

@@ -18,10 +18,11 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
@@ -35,8 +36,6 @@ const (
 	writeInterval = time.Second
 	// evaluationInterval is the least time between two evaluations of one policy, of which the first wrote nothing.
 	evaluationInterval = 100 * time.Millisecond
-	// staleRetry is the wait for a cache that is behind what was just written.
-	staleRetry = 250 * time.Millisecond
 	// writeTimeout bounds the writes at the end of an evaluation. It is less than the manager has for shutting down.
 	writeTimeout = 15 * time.Second
 	// checkDelay is the least time that an evaluation comes after the instant that is due, so that it never comes early.
@@ -76,8 +75,20 @@ type reconciler struct {
 	memories map[string]*memory
 }
 
-// Reconcile implements reconcile.ObjectReconciler.
-func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
+// Reconcile judges a policy and reports the verdict. One that was deleted is forgotten here, and not in an event handler, which
+// would race with the evaluation of the same policy: the queue never hands out a policy twice at once.
+func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	p := &v1alpha1.CertificatePolicy{}
+	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(req.Name)
+		}
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	return r.reconcile(ctx, p)
+}
+
+func (r *reconciler) reconcile(ctx context.Context, p *v1alpha1.CertificatePolicy) (reconcile.Result, error) {
 	m, err := r.remember(ctx, p)
 	if err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
@@ -87,7 +98,7 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		return reconcile.Result{RequeueAfter: pause}, nil
 	}
 	if m.isBehind(p) {
-		return reconcile.Result{RequeueAfter: staleRetry}, nil
+		return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 	}
 	e, err := r.gather(ctx, p, now)
 	if err != nil {
@@ -110,8 +121,8 @@ func (r *reconciler) Reconcile(ctx context.Context, p *v1alpha1.CertificatePolic
 		p.Status = status
 		err := r.client.Status().Update(ctx, p)
 		if apierrors.IsConflict(err) {
-			log.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
-			return reconcile.Result{RequeueAfter: staleRetry}, nil
+			logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
+			return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 		}
 		if err != nil {
 			// Nothing is lost: what m holds is that of the last status written, so the retry finds the same transitions.
@@ -172,9 +183,9 @@ func (r *reconciler) remember(ctx context.Context, p *v1alpha1.CertificatePolicy
 }
 
 // untilKnown returns how long a policy that another process evaluated before is left as that found it, because this one, which
-// begins to look when it leads, has not looked at everything yet. What is written of the nodes may be of any age: after a
-// weekend without notafter, certificates that live for a day would all pass for expired. And what the approver of signing requests
-// has not judged yet would be taken for over.
+// begins to look when it leads, has not looked at everything yet. What is written of the nodes may be of any age: after a weekend
+// without notafter, certificates that live for a day would all pass for expired. And what the approver of signing requests has not
+// judged yet would be taken for over.
 func (r *reconciler) untilKnown(p *v1alpha1.CertificatePolicy, m *memory, now time.Time) time.Duration {
 	if len(p.Status.Conditions) == 0 || m.known {
 		return 0

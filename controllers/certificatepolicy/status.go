@@ -47,7 +47,7 @@ func newStatus(p *v1alpha1.CertificatePolicy, e *evidence, verdict *policy.Verdi
 	wanted = slices.Insert(wanted, 1, verdict.Conditions...)
 	for _, condition := range wanted {
 		condition.ObservedGeneration = p.Generation
-		condition.LastTransitionTime = metav1.NewTime(e.now)
+		condition.LastTransitionTime = metav1.NewTime(e.input.Now)
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
 	// Stalled and Reconciling are there only while True, and a concern that the policy ignores as a whole has no condition.

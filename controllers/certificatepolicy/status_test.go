@@ -89,7 +89,7 @@ func TestConditionsAndKstatus(t *testing.T) {
 			if verdict == nil {
 				verdict = new(test.evidence.judge())
 			}
-			test.evidence.now = start
+			test.evidence.input.Now = start
 			p.Status = newStatus(p, test.evidence, verdict)
 			got := map[string]string{}
 			for _, condition := range p.Status.Conditions {
@@ -122,15 +122,15 @@ func TestUnreconciledIsInProgress(t *testing.T) {
 func TestLastTransitionTimeMovesWithTheStatusOnly(t *testing.T) {
 	p := newPolicy()
 	verdict := violated(v1alpha1.ReasonExpired, v1alpha1.SeverityViolation)
-	p.Status = newStatus(p, &evidence{now: start}, &verdict)
+	p.Status = newStatus(p, &evidence{input: policy.Input{Now: start}}, &verdict)
 	verdict.Conditions[0].Reason = v1alpha1.ReasonRotationOverdue
-	p.Status = newStatus(p, &evidence{now: start.Add(time.Hour)}, &verdict)
+	p.Status = newStatus(p, &evidence{input: policy.Input{Now: start.Add(time.Hour)}}, &verdict)
 	condition := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionCompliant)
 	if !condition.LastTransitionTime.Time.Equal(start) || condition.Reason != v1alpha1.ReasonRotationOverdue {
 		t.Errorf("after another reason: %+v, want the time of the first", condition)
 	}
 	verdict.Conditions[0].Status = metav1.ConditionTrue
-	p.Status = newStatus(p, &evidence{now: start.Add(2 * time.Hour)}, &verdict)
+	p.Status = newStatus(p, &evidence{input: policy.Input{Now: start.Add(2 * time.Hour)}}, &verdict)
 	condition = meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionCompliant)
 	if !condition.LastTransitionTime.Time.Equal(start.Add(2 * time.Hour)) {
 		t.Errorf("after another status: %+v, want a new time", condition)
@@ -142,7 +142,7 @@ func TestStatusHasRoomForSomeFindings(t *testing.T) {
 	for i := range 250 {
 		verdict.Findings = append(verdict.Findings, onNode(v1alpha1.ReasonExpired, fmt.Sprint(i), ""))
 	}
-	got := newStatus(newPolicy(), &evidence{now: start}, &verdict)
+	got := newStatus(newPolicy(), &evidence{input: policy.Input{Now: start}}, &verdict)
 	if len(got.Findings) != 100 || got.OmittedFindings != 150 || got.Findings[0].Subject.Name != "0" {
 		t.Errorf("%d findings listed and %d omitted, want the first 100 and 150", len(got.Findings), got.OmittedFindings)
 	}
@@ -155,11 +155,11 @@ func TestStatusDescribesTheControlPlane(t *testing.T) {
 			Purpose: v1alpha1.PurposeClientCA, Source: fmt.Sprint(i),
 		})
 	}
-	got := newStatus(newPolicy(), &evidence{now: start}, &verdict).ControlPlane
+	got := newStatus(newPolicy(), &evidence{input: policy.Input{Now: start}}, &verdict).ControlPlane
 	if len(got) != 64 || got[0].Source != "0" || got[63].Source != "63" {
 		t.Errorf("%d certificates of the control plane listed, want the first 64", len(got))
 	}
-	if got := newStatus(newPolicy(), &evidence{now: start}, &policy.Verdict{}).ControlPlane; got != nil {
+	if got := newStatus(newPolicy(), &evidence{input: policy.Input{Now: start}}, &policy.Verdict{}).ControlPlane; got != nil {
 		t.Errorf("an empty list, which the schema refuses: %v", got)
 	}
 }
@@ -168,14 +168,14 @@ func TestStatusDescribesTheControlPlane(t *testing.T) {
 func TestIgnoredConcernHasNoCondition(t *testing.T) {
 	p := newPolicy()
 	input := policy.Input{Spec: &p.Spec, Now: start}
-	p.Status = newStatus(p, &evidence{now: start}, new((&evidence{input: input}).judge()))
+	p.Status = newStatus(p, &evidence{input: policy.Input{Now: start}}, new((&evidence{input: input}).judge()))
 	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionTrustBundlesHealthy) == nil {
 		t.Fatal("TrustBundlesHealthy is missing while they are watched")
 	}
 	const ignored = v1alpha1.WatchIgnored
 	p.Spec.TrustBundles = v1alpha1.TrustBundlesSpec{APIServices: ignored, Webhooks: ignored, ConversionWebhooks: ignored}
 	for name, invalid := range map[string]error{"valid": nil, "invalid": errors.New("spec.nodes.selector: no")} {
-		e := &evidence{now: start, input: input, invalid: invalid}
+		e := &evidence{input: input, invalid: invalid}
 		status := newStatus(p, e, new(e.judge()))
 		if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionTrustBundlesHealthy); c != nil {
 			t.Errorf("%s: %+v", name, c)

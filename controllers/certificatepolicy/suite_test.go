@@ -6,7 +6,6 @@ package certificatepolicy
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,18 +14,16 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	certificatesv1 "k8s.io/api/certificates/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -36,9 +33,9 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/intake"
 	"github.com/notafter/notafter/controllers/internal/metrics"
-	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/hack/cluster"
 )
@@ -97,28 +94,21 @@ func startController(changes ...func(*Options)) *controllerRun {
 func startControllerAs(restConfig *rest.Config, changes ...func(*Options)) *controllerRun {
 	GinkgoHelper()
 	mgr, err := manager.New(restConfig, manager.Options{
-		Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
+		Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"}, Cache: intake.CacheOptions(access.NewMissing(), 0),
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	requests := map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]{}
-	for _, signer := range []string{certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName} {
-		requests[signer], err = optional.New(k8s, &certificatesv1.CertificateSigningRequest{}, optional.Options{
-			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
-			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
-		})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(mgr.Add(requests[signer])).To(Succeed())
-	}
-	configMap, err := optional.New(k8s, &corev1.ConfigMap{}, optional.Options{
-		Namespace: rootCA.Namespace, FieldSelector: fields.OneTermEqualSelector("metadata.name", rootCA.Name),
-	})
+	requests, err := intake.AddSigningRequests(mgr, k8s, 0)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(mgr.Add(configMap)).To(Succeed())
+	configMap, err := intake.AddConfigMap(mgr, k8s, rootCA, 0)
+	Expect(err).NotTo(HaveOccurred())
+	watching, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
 	run := &controllerRun{verdicts: metrics.NewVerdicts(), controlPlane: newControlPlane(), approvals: newApprovals()}
 	options := Options{
 		Clock: clock.RealClock{}, SigningRequests: requests, Verdicts: run.verdicts,
 		Trust: trust.New(configMap, rootCA, "ca.crt"), TrustConfigMap: configMap, ControlPlane: run.controlPlane, Approvals: run.approvals,
+		Watching: watching, Registerer: prometheus.NewRegistry(),
 	}
 	for _, change := range changes {
 		change(&options)
@@ -330,8 +320,7 @@ func eventsAbout(ctx context.Context, g Gomega, uid types.UID) []eventsv1.Event 
 
 func kubectl(ctx context.Context, args ...string) string {
 	GinkgoHelper()
-	args = append([]string{"--kubeconfig", kubernetes.KubeconfigPath(), "--cache-dir", GinkgoT().TempDir()}, args...)
-	out, err := exec.CommandContext(ctx, kubernetes.Kubectl(), args...).CombinedOutput()
-	Expect(err).NotTo(HaveOccurred(), string(out))
-	return string(out)
+	out, err := kubernetes.RunKubectl(ctx, "", args...)
+	Expect(err).NotTo(HaveOccurred())
+	return out
 }

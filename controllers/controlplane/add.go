@@ -18,25 +18,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
-// Name is the name of the controller.
-const Name = "controlplane"
+// controllerName is in logs and in the controller's metrics.
+const controllerName = "controlplane"
 
 // Options is what the controller needs.
 type Options struct {
@@ -65,19 +64,19 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		Scheme: newScheme(), HTTPClient: mgr.GetHTTPClient(), Mapper: mgr.GetRESTMapper(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	own, err := ownTarget(mgr.GetConfig())
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	raw, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	sources, watched, err := addSources(mgr, reader, o.WatchTime)
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	r := &reconciler{
 		client: mgr.GetClient(), clock: o.Clock, random: rand.Float64, trust: o.Trust, sources: sources,
@@ -85,19 +84,19 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 		keys:    signingKeys{get: getKeys(raw.RESTClient())},
 		store:   newStore(),
 	}
-	b := builder.ControllerManagedBy(mgr).Named(Name).
+	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, NeedLeaderElection: new(false)}).
 		// A policy decides what is observed.
-		Watches(&v1alpha1.CertificatePolicy{}, enqueue[client.Object](),
+		Watches(&v1alpha1.CertificatePolicy{}, wake[client.Object](),
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// Everything is compared with the Cluster CA.
-		WatchesRawSource(o.TrustConfigMap.Changed(enqueue[*corev1.ConfigMap]()))
+		WatchesRawSource(o.TrustConfigMap.Changed(wake[*corev1.ConfigMap]()))
 	for _, each := range watched {
 		// Something came, changed or went, or may be read again, or no longer.
 		b = b.WatchesRawSource(each)
 	}
 	if err := b.Complete(r); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	return r.store, nil
 }
@@ -105,14 +104,7 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 // everything is the one item of work.
 var everything = reconcile.Request{NamespacedName: types.NamespacedName{Name: "everything"}}
 
-// enqueue enqueues the one item of work, whatever happened. What else happens in the same moment is observed with it.
-func enqueue[object client.Object]() handler.TypedEventHandler[object, reconcile.Request] {
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	add := func(q queue) { q.AddAfter(everything, batchWindow) }
-	return handler.TypedFuncs[object, reconcile.Request]{
-		CreateFunc:  func(_ context.Context, _ event.TypedCreateEvent[object], q queue) { add(q) },
-		UpdateFunc:  func(_ context.Context, _ event.TypedUpdateEvent[object], q queue) { add(q) },
-		DeleteFunc:  func(_ context.Context, _ event.TypedDeleteEvent[object], q queue) { add(q) },
-		GenericFunc: func(_ context.Context, _ event.TypedGenericEvent[object], q queue) { add(q) },
-	}
+// wake enqueues the one item of work, whatever happened. What else happens in the same moment is observed with it.
+func wake[T client.Object]() handler.TypedEventHandler[T, reconcile.Request] {
+	return enqueue.OnAny[T](func(_ context.Context, q enqueue.Queue) { q.AddAfter(everything, enqueue.BatchWindow) })
 }

@@ -42,7 +42,7 @@ type observation struct {
 func (o *observation) clusterCA() {
 	if o.trustErr != nil {
 		// Who judges reads it as well, and knows the permission that is missing, if that is why.
-		if denied := new(optional.DeniedError); o.demand.purposes[v1alpha1.PurposeClusterCA] && !errors.As(o.trustErr, &denied) {
+		if _, denied := errors.AsType[*optional.DeniedError](o.trustErr); o.demand.purposes[v1alpha1.PurposeClusterCA] && !denied {
 			o.unreadable(v1alpha1.PurposeClusterCA, o.trustSource, o.trustErr)
 		}
 		return
@@ -101,7 +101,7 @@ func (o *observation) clusterTrustBundles(s *sources) {
 		return
 	}
 	found, err := s.trustBundles.List()
-	if unserved := new(optional.UnservedError); errors.As(err, &unserved) {
+	if _, unserved := errors.AsType[*optional.UnservedError](err); unserved {
 		return
 	}
 	if err != nil {
@@ -279,8 +279,7 @@ func (o *observation) add(purpose v1alpha1.CertificatePurpose, source string, ce
 
 // failed adds a source that could not be read: as a permission that is missing, if that is why.
 func (o *observation) failed(err error, source string, purposes ...v1alpha1.CertificatePurpose) {
-	denied := new(optional.DeniedError)
-	if errors.As(err, &denied) {
+	if denied, ok := errors.AsType[*optional.DeniedError](err); ok {
 		o.denial(denied.Permission, source, denied.Err, purposes...)
 		return
 	}

@@ -15,15 +15,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
-
-// noDelay is the wait of what is due.
-const noDelay = time.Millisecond
-
-// batchWindow is how long observing waits for what else changes in the same moment.
-const batchWindow = 50 * time.Millisecond
 
 // reconciler observes the control plane and the trust bundles. There is one of each, so that it has one item of work, and one
 // worker.
@@ -78,7 +73,7 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	if next.IsZero() {
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{RequeueAfter: max(next.Sub(r.clock.Now()), noDelay)}, nil
+	return reconcile.Result{RequeueAfter: max(next.Sub(r.clock.Now()), enqueue.NoDelay)}, nil
 }
 
 // lookAtAPIServers makes the looks that are due, observes what they showed and says when the next is due; zero when nobody

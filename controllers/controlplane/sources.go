@@ -118,7 +118,7 @@ func addSource[T client.Object](
 		a.errs = append(a.errs, fmt.Errorf("adding the source of %T: %w", kind, err))
 		return nil
 	}
-	a.watched = append(a.watched, s.Changed(enqueue[T]()))
+	a.watched = append(a.watched, s.Changed(wake[T]()))
 	for _, purpose := range needed {
 		a.sources.starts[purpose] = append(a.sources.starts[purpose], s.Want)
 	}

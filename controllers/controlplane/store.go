@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -17,15 +18,14 @@ type Store struct {
 	mu       sync.RWMutex
 	snapshot *policy.ControlPlane
 	denied   []policy.Denial
-	changed  chan event.GenericEvent
+	changed  enqueue.Signal
 	// settled is closed when it was first set.
 	settled     chan struct{}
 	settledOnce sync.Once
 }
 
 func newStore() *Store {
-	// One event that waits says as much as many.
-	return &Store{changed: make(chan event.GenericEvent, 1), settled: make(chan struct{})}
+	return &Store{changed: enqueue.NewSignal(), settled: make(chan struct{})}
 }
 
 // Snapshot returns what is known now, and the permissions that are missing to know more. The first is nil until every source
@@ -46,12 +46,8 @@ func (s *Store) Settled() <-chan struct{} { return s.settled }
 func (s *Store) set(snapshot *policy.ControlPlane, denied []policy.Denial) {
 	news := s.replace(snapshot, denied)
 	s.settledOnce.Do(func() { close(s.settled) })
-	if !news {
-		return
-	}
-	select {
-	case s.changed <- event.GenericEvent{}:
-	default: // the receiver has not taken the last one yet, and looks after it does
+	if news {
+		s.changed.Send()
 	}
 }
 

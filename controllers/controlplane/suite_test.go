@@ -15,7 +15,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -29,7 +28,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/observe/optional"
+	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/intake"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/hack/cluster"
 )
@@ -84,6 +84,7 @@ func startManager(restConfig *rest.Config) {
 	restConfig.QPS = -1
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:  scheme,
+		Cache:   intake.CacheOptions(access.NewMissing(), 0),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Several managers run in this process, one after the other.
 		Controller: config.Controller{SkipNameValidation: new(true)},
@@ -91,12 +92,8 @@ func startManager(restConfig *rest.Config) {
 	Expect(err).NotTo(HaveOccurred())
 	watching, err := client.NewWithWatch(server.Config(), client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
-	configMap, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
-		Namespace:     trustBundle.Namespace,
-		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, trustBundle.Name),
-	})
+	configMap, err := intake.AddConfigMap(mgr, watching, trustBundle, 0)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(mgr.Add(configMap)).To(Succeed())
 	store, err = Add(mgr, Options{
 		Clock: clock.RealClock{}, Trust: trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})

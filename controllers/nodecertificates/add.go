@@ -15,21 +15,23 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
+	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
@@ -37,12 +39,10 @@ import (
 )
 
 const (
-	// Name is the name of the controller that writes NodeCertificates.
-	Name = "nodecertificates"
-	// ProbeName is the name of the controller that probes the kubelets.
-	ProbeName = "nodecertificates-probe"
-	// DefaultProbeConcurrency is how many nodes are probed at the same time.
-	DefaultProbeConcurrency = 64
+	// controllerName is the name of the controller that writes NodeCertificates.
+	controllerName = "nodecertificates"
+	// proberName is the name of the controller that probes the kubelets.
+	proberName = "nodecertificates-probe"
 
 	// writers is how many NodeCertificates are written at the same time.
 	writers = 8
@@ -65,10 +65,12 @@ type Options struct {
 	// KubeletReader is the ServiceAccount whose tokens kubelets are asked with about themselves. It should be allowed nothing
 	// but that. Without a name, no kubelet is asked.
 	KubeletReader types.NamespacedName
+	// Registerer is where the prober's metrics are registered.
+	Registerer prometheus.Registerer
 	// Missing is told of writes that the API server refuses.
 	Missing *access.Missing
-	// ProbeConcurrency is how many nodes are probed at the same time; zero means DefaultProbeConcurrency. Besides, four times as
-	// many are waited for that did not answer within a second.
+	// ProbeConcurrency is how many nodes are probed at the same time, at least 1. Besides, four times as many are
+	// waited for that did not answer within a second.
 	ProbeConcurrency int
 	// ProbeLoopback says that kubelets are connected to whose Node names a loopback address.
 	ProbeLoopback bool
@@ -83,16 +85,16 @@ func Add(mgr manager.Manager, o Options) (<-chan struct{}, error) {
 				signer, slices.Sorted(maps.Keys(purposes)))
 		}
 	}
-	if o.ProbeConcurrency <= 0 {
-		o.ProbeConcurrency = DefaultProbeConcurrency
+	if o.ProbeConcurrency < 1 {
+		return nil, fmt.Errorf("probing %d nodes at the same time: want at least 1", o.ProbeConcurrency)
 	}
 	probed := newRecords()
-	wake, looks := &waker{}, newSweep(mgr.GetClient())
+	wake, looks := &enqueue.Waker{}, newSweep(mgr.GetClient())
 	if err := addReconciler(mgr, o, probed, wake, looks); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	if err := addProber(mgr, o, probed, wake, looks); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", ProbeName, err)
+		return nil, fmt.Errorf("controller %s: %w", proberName, err)
 	}
 	return looks.done, nil
 }
@@ -104,12 +106,12 @@ func Add(mgr manager.Manager, o Options) (<-chan struct{}, error) {
 // Where the admission plugin OwnerReferencesPermissionEnforcement is on, changing an owner reference needs delete.
 // +kubebuilder:rbac:groups=notafter.dev,resources=nodecertificates,verbs=delete
 
-func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker, looks *sweep) error {
+func addReconciler(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker, looks *sweep) error {
 	r := &reconciler{
 		client: mgr.GetClient(), clock: o.Clock, records: probed, requests: o.SigningRequests, missing: o.Missing, sweep: looks,
 	}
 	all := everyNode{client: mgr.GetClient(), random: rand.Float64}
-	b := builder.ControllerManagedBy(mgr).Named(Name).
+	b := builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: writers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryBase, retryMax),
@@ -119,7 +121,7 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker,
 		// One that somebody deleted or changed is put right.
 		Watches(&v1alpha1.NodeCertificates{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(objectChanged())).
 		// The prober has news of a node.
-		WatchesRawSource(source.Func(wake.start))
+		WatchesRawSource(wake)
 	for _, requests := range o.SigningRequests {
 		// The state of a node's signing requests is part of its facts, that one is gone included.
 		b = b.WatchesRawSource(requests.Changed(signingRequestHandler(all), signingRequestChanged()))
@@ -134,12 +136,11 @@ func addReconciler(mgr manager.Manager, o Options, probed *records, wake *waker,
 // (config/rbac/kubelet_reader.yaml), and of no other.
 // +kubebuilder:rbac:groups="",resources=serviceaccounts/token,namespace=notafter-system,resourceNames=notafter-kubelet-reader,verbs=create
 
-func addProber(mgr manager.Manager, o Options, probed *records, wake *waker, looks *sweep) error {
-	counts, err := newProbeMetrics(metrics.Registry)
+func addProber(mgr manager.Manager, o Options, probed *records, wake *enqueue.Waker, looks *sweep) error {
+	counts, err := newProbeMetrics(o.Registerer, probed)
 	if err != nil {
 		return err
 	}
-	counts.due.records.Store(probed)
 	places, workers := newPlaces(o.ProbeConcurrency)
 	p := &prober{
 		client:   mgr.GetClient(),
@@ -150,7 +151,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker, loo
 		sweep:    looks,
 		loopback: o.ProbeLoopback,
 		places:   places,
-		wake:     wake.wake,
+		wake:     func(node string) { wake.Wake(func(q enqueue.Queue) { q.Add(requestFor(node)) }) },
 		random:   rand.Float64,
 		metrics:  counts,
 	}
@@ -158,7 +159,7 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker, loo
 		p.ask = kubelet.New(o.Clock, kubelet.NewTokenSource(mgr.GetClient(), o.KubeletReader, o.Clock)).Read
 	}
 	all := everyNode{client: mgr.GetClient(), random: p.random}
-	return builder.ControllerManagedBy(mgr).Named(ProbeName).
+	return builder.ControllerManagedBy(mgr).Named(proberName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			ReconciliationTimeout:   probeReconciliationTimeout,
@@ -168,9 +169,9 @@ func addProber(mgr manager.Manager, o Options, probed *records, wake *waker, loo
 		// A newly issued certificate should be in use soon. A node whose facts were deleted is looked at anew.
 		Watches(&v1alpha1.NodeCertificates{}, forgetful(probed), builder.WithPredicates(certificateIssued())).
 		// A policy decides which nodes are probed, and how often.
-		Watches(&v1alpha1.CertificatePolicy{}, all.handler(), builder.WithPredicates(policyChanged())).
+		Watches(&v1alpha1.CertificatePolicy{}, enqueue.OnAny[client.Object](all.add), builder.WithPredicates(policyChanged())).
 		// Another trust bundle changes the verdict on every served certificate.
-		WatchesRawSource(o.TrustConfigMap.Changed(onAny[*corev1.ConfigMap](all),
+		WatchesRawSource(o.TrustConfigMap.Changed(enqueue.OnAny[*corev1.ConfigMap](all.add),
 			trustBundleChanged(o.Trust))).
 		WatchesRawSource(source.Func(looks.start)).
 		Complete(p)

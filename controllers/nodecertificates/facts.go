@@ -5,7 +5,6 @@ package nodecertificates
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -136,7 +135,7 @@ func newestIssued(
 ) (*v1alpha1.CertificateStatus, error) {
 	var newest *certificatesv1.CertificateSigningRequest
 	for _, request := range requests {
-		if csr.Stage(request) == v1alpha1.StageIssued && (newest == nil || newerThan(request, newest)) {
+		if csr.Stage(request) == v1alpha1.StageIssued && (newest == nil || csr.CompareAge(request, newest) > 0) {
 			newest = request
 		}
 	}
@@ -144,21 +143,11 @@ func newestIssued(
 		return nil, nil
 	}
 	cert, err := csr.Issued(newest)
-	if err != nil {
-		return nil, fmt.Errorf("status.certificate of CertificateSigningRequest %s: %w", newest.Name, err)
-	}
-	if cert == nil {
-		return nil, nil
+	if err != nil || cert == nil {
+		return nil, err
 	}
 	status := certificateStatus(purposes[signer], v1alpha1.SourceSigningRequest, cert)
 	return &status, nil
-}
-
-func newerThan(a, b *certificatesv1.CertificateSigningRequest) bool {
-	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-		return a.Name > b.Name
-	}
-	return b.CreationTimestamp.Before(&a.CreationTimestamp)
 }
 
 // certificate finds the certificate with this purpose and source; nil when it is not known.

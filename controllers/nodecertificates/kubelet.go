@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/pki"
 	"github.com/notafter/notafter/controllers/internal/text"
@@ -247,7 +248,7 @@ func (p *prober) sooner(next reconcile.Result, q question, of record) reconcile.
 	now := p.clock.Now()
 	plan := q.plan(of)
 	plan.awaited = q.awaited(plan.served, now)
-	if wait := max(plan.next().Sub(now), noDelay); wait < next.RequeueAfter {
+	if wait := max(plan.next().Sub(now), enqueue.NoDelay); wait < next.RequeueAfter {
 		priority := 2 * handler.LowPriority
 		return reconcile.Result{RequeueAfter: wait, Priority: &priority}
 	}

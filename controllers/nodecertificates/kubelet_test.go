@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
@@ -73,7 +74,7 @@ func TestKubeletIsAskedAfterItVerified(t *testing.T) {
 		}
 	}
 	a.answer = presented(leafFrom(pkitest.Start()).Chain())
-	if wait := a.step(); wait != noDelay {
+	if wait := a.step(); wait != enqueue.NoDelay {
 		t.Errorf("asked after %v, want at once", wait)
 	}
 	a.step()

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/kubelet"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
@@ -29,8 +30,6 @@ const (
 	// suspectFactor is how many suspects are waited for at once, for each node that is probed at once. Waiting for them costs
 	// next to nothing, and when a network breaks, all nodes are suspects.
 	suspectFactor = 4
-	// noDelay is the wait of a node that is due.
-	noDelay = time.Millisecond
 )
 
 // prober probes the nodes that policies select, each when it is due.
@@ -86,16 +85,18 @@ func (p *prober) reconcile(
 	ctx context.Context, node *corev1.Node, wanted demand, known *v1alpha1.NodeCertificates,
 ) (reconcile.Result, error) {
 	current := p.recordOf(node, known)
+	q := question{node: node, wanted: wanted, known: known}
 	address, err := kubeletAddress(node, p.loopback)
 	if err != nil {
 		// Nothing to wait for but a change of the Node, which is watched.
 		latest := record{uid: node.UID, evidence: noAddress(err)}
-		p.settle(question{node: node, wanted: wanted, known: known}, &latest)
+		p.settle(q, &latest)
 		p.remember(node, current, latest)
 		return reconcile.Result{}, nil
 	}
 	var trust trusted
 	trust.bundle, trust.err = p.trust.Bundle()
+	q.address, q.trust = address, trust.bundle
 
 	issued := issuedServing(&known.Status)
 	plan := schedule{
@@ -109,8 +110,7 @@ func (p *prober) reconcile(
 	if wait := plan.next().Sub(p.clock.Now()); wait > 0 {
 		current.due = plan.next()
 		p.records.plan(node.Name, current.due)
-		return p.askWhenDue(ctx, question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle},
-			current, p.due(wait, plan))
+		return p.askWhenDue(ctx, q, current, p.due(wait, plan))
 	}
 
 	result, done := attempt(ctx, p.places, wanted.timeout, &current.history, func(timeout time.Duration) (tlsprobe.Result, bool) {
@@ -137,10 +137,9 @@ func (p *prober) reconcile(
 	latest := record{
 		uid: node.UID, history: plan.history, evidence: found, asked: current.asked, answers: current.answers, due: plan.next(),
 	}
-	q := question{node: node, wanted: wanted, known: known, address: address, trust: trust.bundle}
 	p.settle(q, &latest)
 	p.remember(node, current, latest)
-	return p.sooner(p.due(max(plan.next().Sub(now), noDelay), plan), q, latest), nil
+	return p.sooner(p.due(max(plan.next().Sub(now), enqueue.NoDelay), plan), q, latest), nil
 }
 
 // recordOf is what is known of the node. A node that could not be asked before this process started is suspect from the start.
@@ -207,7 +206,7 @@ func (p *prober) due(wait time.Duration, plan schedule) reconcile.Result {
 func (p *prober) suspectsTurn(timeout time.Duration) reconcile.Result {
 	priority := 2 * handler.LowPriority
 	wait := time.Duration((0.5 + p.random()) * float64(timeout) / 2)
-	return reconcile.Result{RequeueAfter: max(wait, noDelay), Priority: &priority}
+	return reconcile.Result{RequeueAfter: max(wait, enqueue.NoDelay), Priority: &priority}
 }
 
 // places are how many nodes are asked at the same time.
@@ -221,5 +220,6 @@ type places struct {
 // newPlaces returns the places, and how many workers it takes to have all of them taken.
 func newPlaces(concurrency int) (p places, workers int) {
 	suspects := suspectFactor * concurrency
-	return places{fast: semaphore.NewWeighted(int64(concurrency)), slow: semaphore.NewWeighted(int64(suspects))}, concurrency + suspects
+	p = places{fast: semaphore.NewWeighted(int64(concurrency)), slow: semaphore.NewWeighted(int64(suspects))}
+	return p, concurrency + suspects
 }

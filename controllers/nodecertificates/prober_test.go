@@ -58,7 +58,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 		client: fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeCertificates{}).
 			WithObjects(append(objects, bundle)...).Build(),
 	}
-	counts, err := newProbeMetrics(prometheus.NewRegistry())
+	counts, err := newProbeMetrics(prometheus.NewRegistry(), newRecords())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,13 +384,13 @@ func TestProberForgetsDeletedNodes(t *testing.T) {
 func TestProberTellsWhenItIsDue(t *testing.T) {
 	policy := policyNamed("a")
 	b := newBench(t, nodeOne(), policy)
-	b.metrics.due.records.Store(b.records)
+	collector := dueCollector{b.records}
 	due := func() float64 {
 		t.Helper()
-		if testutil.CollectAndCount(b.metrics.due) == 0 {
+		if testutil.CollectAndCount(collector) == 0 {
 			return 0
 		}
-		return testutil.ToFloat64(b.metrics.due)
+		return testutil.ToFloat64(collector)
 	}
 	expect := func(when string, want float64) {
 		t.Helper()
@@ -458,23 +458,23 @@ func TestProberLearnsNothingFromItsOwnEnd(t *testing.T) {
 	b.expect(0, 0)
 }
 
-func TestProbeMetricsAreRegisteredOnce(t *testing.T) {
-	registry := prometheus.NewPedanticRegistry()
-	first, err := newProbeMetrics(registry)
+func TestProbeMetricsAreRegistered(t *testing.T) {
+	registry, probed := prometheus.NewPedanticRegistry(), newRecords()
+	probed.put("one", record{due: noon})
+	counts, err := newProbeMetrics(registry, probed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := newProbeMetrics(registry)
-	if err != nil {
-		t.Fatal(err)
+	counts.observe(tlsprobe.Result{Outcome: v1alpha1.ProbeUnreachable, Duration: time.Second})
+	for name, want := range map[string]int{
+		"notafter_probe_duration_seconds": 1, "notafter_probes_total": 4, "notafter_kubelet_reads_total": 4,
+		"notafter_probe_due_timestamp_seconds": 1,
+	} {
+		if got, err := testutil.GatherAndCount(registry, name); err != nil || got != want {
+			t.Errorf("%s: %d series, %v, want %d", name, got, err, want)
+		}
 	}
-	second.observe(tlsprobe.Result{Outcome: v1alpha1.ProbeUnreachable, Duration: time.Second})
-	if got := testutil.ToFloat64(first.total.WithLabelValues("Unreachable")); got != 1 {
-		t.Errorf("counted %v", got)
-	}
-	registry = prometheus.NewPedanticRegistry()
-	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "notafter_probes_total", Help: "another"}))
-	if _, err := newProbeMetrics(registry); err == nil {
-		t.Error("a name that is taken is not reported")
+	if _, err := newProbeMetrics(registry, probed); err == nil {
+		t.Error("names that are taken are not reported")
 	}
 }

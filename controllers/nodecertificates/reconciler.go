@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,14 +20,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/access"
 	"github.com/notafter/notafter/controllers/internal/csr"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
-
-// staleRetry is the wait for a cache that is behind what was just written.
-const staleRetry = 250 * time.Millisecond
 
 // reconciler writes NodeCertificates.
 type reconciler struct {
@@ -54,9 +51,9 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	r.note(node.Name, err)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		logf.FromContext(ctx).V(1).Info("The cache is behind, trying again", "cause", err.Error())
-		return reconcile.Result{RequeueAfter: staleRetry}, nil
+		return reconcile.Result{RequeueAfter: enqueue.StaleRetry}, nil
 	}
-	// Anything else is retried with growing patience: without its CRD, no NodeCertificates can be written ever so often.
+	// Anything else is retried with growing patience: without its CRD, for one, every attempt to write NodeCertificates fails.
 	return reconcile.Result{}, err
 }
 
@@ -165,11 +162,11 @@ func (e *writeError) Unwrap() error { return e.err }
 
 // note tells whether what is known of the node could be written. What was written before is judged in the meantime.
 func (r *reconciler) note(node string, err error) {
-	var failed *writeError
+	failed, ok := errors.AsType[*writeError](err)
 	switch {
 	case err == nil:
 		r.missing.Granted(node)
-	case apierrors.IsForbidden(err) && errors.As(err, &failed):
+	case ok && apierrors.IsForbidden(err):
 		r.missing.Refused(node, policy.Denial{
 			Permission: failed.permission, Source: "keeping what it finds out about the nodes",
 			Concerns: []string{
@@ -189,15 +186,7 @@ func ownerReference(node *corev1.Node) metav1.OwnerReference {
 // ownedByFormer says whether the object describes a Node that had this name before. One without an owner was tampered with:
 // its facts are as good as any, and the owner is put back.
 func ownedByFormer(object *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	former := false
-	for _, owner := range object.OwnerReferences {
-		if owner.Kind != "Node" || owner.APIVersion != corev1.SchemeGroupVersion.String() {
-			continue
-		}
-		if owner.UID == node.UID {
-			return false
-		}
-		former = true
-	}
-	return former
+	return !object.IsOf(node.UID) && slices.ContainsFunc(object.OwnerReferences, func(owner metav1.OwnerReference) bool {
+		return owner.Kind == "Node" && owner.APIVersion == corev1.SchemeGroupVersion.String()
+	})
 }

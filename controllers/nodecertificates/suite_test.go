@@ -11,17 +11,14 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -29,9 +26,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/csr"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
-	"github.com/notafter/notafter/controllers/internal/observe/optional"
+	"github.com/notafter/notafter/controllers/internal/access"
+	"github.com/notafter/notafter/controllers/internal/intake"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster"
@@ -101,39 +97,27 @@ func startManager() {
 	GinkgoHelper()
 	restConfig := server.Config()
 	restConfig.QPS = -1
+	missing := access.NewMissing()
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:  scheme,
+		Cache:   intake.CacheOptions(missing, 0),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Several managers run in this process, one after the other.
 		Controller: config.Controller{SkipNameValidation: new(true)},
-		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&corev1.Node{}:               {UnsafeDisableDeepCopy: new(true)},
-			&v1alpha1.NodeCertificates{}: {UnsafeDisableDeepCopy: new(true)},
-		}},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
 	watching, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
-	requests := map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]{}
-	for _, signer := range []string{servingSigner, clientSigner} {
-		requests[signer], err = optional.New(watching, &certificatesv1.CertificateSigningRequest{}, optional.Options{
-			FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
-			Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
-		})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(mgr.Add(requests[signer])).To(Succeed())
-	}
-	configMap, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
-		Namespace: trustBundle.Namespace, FieldSelector: fields.OneTermEqualSelector("metadata.name", trustBundle.Name),
-	})
+	requests, err := intake.AddSigningRequests(mgr, watching, 0)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(mgr.Add(configMap)).To(Succeed())
+	configMap, err := intake.AddConfigMap(mgr, watching, trustBundle, 0)
+	Expect(err).NotTo(HaveOccurred())
 	_, err = Add(mgr, Options{
-		Missing: access.NewMissing(),
+		Missing: missing,
 		Clock:   clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
-		KubeletReader: reader,
-		Trust:         trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
+		KubeletReader: reader, Registerer: prometheus.NewRegistry(),
+		Trust: trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})
 	Expect(err).NotTo(HaveOccurred())
 

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 )
 
 // sweep tells when every node has been looked at, and what was found is written, for the first time since the process began to
@@ -30,7 +32,7 @@ func newSweep(nodes client.Reader) *sweep {
 }
 
 // start is a source.Func: a controller starts when its process begins to lead.
-func (s *sweep) start(ctx context.Context, _ queue) error {
+func (s *sweep) start(ctx context.Context, _ enqueue.Queue) error {
 	go func() {
 		var nodes corev1.NodeList
 		if err := s.nodes.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {

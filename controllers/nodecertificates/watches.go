@@ -7,13 +7,11 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 )
 
@@ -82,7 +81,7 @@ func signingRequestHandler(
 		CreateFunc:  one.Create,
 		UpdateFunc:  one.Update,
 		DeleteFunc:  one.Delete,
-		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { all.enqueue(ctx, q) },
+		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q enqueue.Queue) { all.add(ctx, q) },
 	}
 }
 
@@ -109,8 +108,8 @@ func certificateIssued() predicate.Predicate {
 func forgetful(probed *records) handler.EventHandler {
 	of := func(object client.Object) reconcile.Request { return requestFor(object.GetName()) }
 	return handler.Funcs{
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { q.Add(of(e.ObjectNew)) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q enqueue.Queue) { q.Add(of(e.ObjectNew)) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q enqueue.Queue) {
 			probed.forget(e.Object.GetName())
 			q.Add(of(e.Object))
 		},
@@ -137,32 +136,20 @@ func trustBundleChanged(bundle trust.Source) predicate.TypedPredicate[*corev1.Co
 }
 
 // afterStart holds back the objects that existed when the watch began.
-func afterStart[object client.Object]() predicate.TypedPredicate[object] {
-	return predicate.TypedFuncs[object]{
-		CreateFunc: func(e event.TypedCreateEvent[object]) bool { return !e.IsInInitialList },
+func afterStart[T client.Object]() predicate.TypedPredicate[T] {
+	return predicate.TypedFuncs[T]{
+		CreateFunc: func(e event.TypedCreateEvent[T]) bool { return !e.IsInInitialList },
 	}
 }
 
-// everyNode enqueues all nodes, spread over a time that grows with their number, so that thousands of probes that one event
-// makes due do not all start in one moment.
+// everyNode adds all nodes to a queue, spread over a time that grows with their number, so that thousands of probes that one
+// event makes due do not all start in one moment.
 type everyNode struct {
 	client client.Reader
 	random func() float64
 }
 
-func (n everyNode) handler() handler.EventHandler { return onAny[client.Object](n) }
-
-// onAny enqueues all nodes on any event.
-func onAny[object client.Object](n everyNode) handler.TypedEventHandler[object, reconcile.Request] {
-	return handler.TypedFuncs[object, reconcile.Request]{
-		CreateFunc:  func(ctx context.Context, _ event.TypedCreateEvent[object], q queue) { n.enqueue(ctx, q) },
-		UpdateFunc:  func(ctx context.Context, _ event.TypedUpdateEvent[object], q queue) { n.enqueue(ctx, q) },
-		DeleteFunc:  func(ctx context.Context, _ event.TypedDeleteEvent[object], q queue) { n.enqueue(ctx, q) },
-		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[object], q queue) { n.enqueue(ctx, q) },
-	}
-}
-
-func (n everyNode) enqueue(ctx context.Context, q queue) {
+func (n everyNode) add(ctx context.Context, q enqueue.Queue) {
 	nodes := &corev1.NodeList{}
 	if err := n.client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
 		// The nodes are in a cache that is synced, so there is nothing to retry; each is looked at again in its interval.
@@ -175,32 +162,6 @@ func (n everyNode) enqueue(ctx context.Context, q queue) {
 	}
 }
 
-// queue is the queue of either controller.
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-
 func requestFor(node string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: node}}
-}
-
-// waker wakes the first controller from the second.
-type waker struct {
-	mu    sync.RWMutex
-	queue queue
-}
-
-// start is a source.Func.
-func (w *waker) start(_ context.Context, q queue) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.queue = q
-	return nil
-}
-
-// wake enqueues a node. A controller that has not started yet needs no waking: it begins with all nodes.
-func (w *waker) wake(node string) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if w.queue != nil {
-		w.queue.Add(requestFor(node))
-	}
 }

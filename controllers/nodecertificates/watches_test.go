@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 )
@@ -178,7 +179,7 @@ func TestNodeOfSigningRequest(t *testing.T) {
 
 // waits is a queue that remembers what was added and when it is due.
 type waits struct {
-	queue
+	enqueue.Queue
 	after map[string]time.Duration
 }
 
@@ -194,7 +195,7 @@ func TestEveryNodeIsSpread(t *testing.T) {
 	draws := 0.0
 	all := everyNode{client: builder.Build(), random: func() float64 { draws += 0.2; return draws }}
 	q := &waits{after: map[string]time.Duration{}}
-	all.handler().Update(t.Context(), event.UpdateEvent{}, q)
+	all.add(t.Context(), q)
 	if len(q.after) != 4 {
 		t.Fatalf("enqueued %v", q.after)
 	}
@@ -223,19 +224,5 @@ func TestSigningRequestHandler(t *testing.T) {
 	h.Generic(t.Context(), event.TypedGenericEvent[object]{}, q)
 	if len(q.after) != 2 {
 		t.Errorf("a permission that was granted enqueued %v, want every node", q.after)
-	}
-}
-
-func TestWaker(t *testing.T) {
-	w := &waker{}
-	// The controller to wake has not started: it will look at every node.
-	w.wake("one")
-	q := &waits{after: map[string]time.Duration{}}
-	if err := w.start(t.Context(), q); err != nil {
-		t.Fatal(err)
-	}
-	w.wake("two")
-	if _, ok := q.after["two"]; !ok || len(q.after) != 1 {
-		t.Errorf("enqueued %v", q.after)
 	}
 }

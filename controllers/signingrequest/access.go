@@ -12,13 +12,14 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -63,12 +64,12 @@ type access struct {
 	reviews client.Writer
 	rules   *rules
 	store   *Store
-	random  func() float64
 	// wakeAll has every request judged again.
 	wakeAll func()
 
-	mu    sync.Mutex
-	queue queue
+	wake enqueue.Waker
+
+	mu sync.Mutex
 	// checked says that the API server was asked since there is something to be allowed.
 	checked bool
 	// denied are the permissions that are missing.
@@ -79,17 +80,7 @@ type access struct {
 var check = reconcile.Request{NamespacedName: types.NamespacedName{Name: "permissions"}}
 
 func enqueueAccess() handler.EventHandler {
-	return handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
-		return []reconcile.Request{check}
-	})
-}
-
-// start is a source.Func.
-func (a *access) start(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.queue = q
-	return nil
+	return enqueue.OnAny[client.Object](func(_ context.Context, q enqueue.Queue) { q.Add(check) })
 }
 
 // Reconcile asks the API server what may be done, if a policy wants that done.
@@ -114,7 +105,7 @@ func (a *access) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	if len(denied) > 0 || err != nil {
 		pause = deniedInterval
 	}
-	return reconcile.Result{RequeueAfter: pause + time.Duration(a.random()*float64(pause)/10)}, nil
+	return reconcile.Result{RequeueAfter: wait.Jitter(pause, retryJitter)}, nil
 }
 
 // missing are the permissions that the API server does not grant.
@@ -184,9 +175,5 @@ func (a *access) isDenied() bool {
 
 // recheck asks at once which permission is missing, because the API server refused a decision.
 func (a *access) recheck() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.queue != nil {
-		a.queue.Add(check)
-	}
+	a.wake.Wake(func(q enqueue.Queue) { q.Add(check) })
 }

@@ -11,9 +11,9 @@ package signingrequest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
@@ -23,10 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
@@ -35,10 +33,10 @@ import (
 )
 
 const (
-	// Name is the name of the controller that decides.
-	Name = "signingrequest"
-	// AccessName is the name of the controller that finds out whether it may.
-	AccessName = "signingrequest-access"
+	// controllerName is the name of the controller that decides.
+	controllerName = "signingrequest"
+	// accessName is the name of the controller that finds out whether it may.
+	accessName = "signingrequest-access"
 
 	// writers is how many decisions are written at the same time. See newWriter.
 	writers = 64
@@ -55,6 +53,8 @@ type Options struct {
 	// SigningRequests are the requests to the signer kubernetes.io/kubelet-serving, with the index csr.NodeNameIndex. Those
 	// that are undecided have all their metadata, of which an approval would otherwise delete what is missing.
 	SigningRequests *optional.Source[*certificatesv1.CertificateSigningRequest]
+	// Registerer is where the metrics of decisions are registered.
+	Registerer prometheus.Registerer
 	// Lookup resolves names, for policies that want that. Nil: as the machine is configured to.
 	Lookup dns.LookupFunc
 }
@@ -68,9 +68,9 @@ type Options struct {
 func Add(mgr manager.Manager, o Options) (*Store, error) {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Node{}, addressIndex, indexAddresses)
 	if err != nil {
-		return nil, fmt.Errorf("controller %s: indexing Nodes by address: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: indexing Nodes by address: %w", controllerName, err)
 	}
-	counts, err := newDecisionMetrics(metrics.Registry)
+	counts, err := newDecisionMetrics(o.Registerer)
 	if err != nil {
 		return nil, err
 	}
@@ -82,22 +82,22 @@ func Add(mgr manager.Manager, o Options) (*Store, error) {
 	store := newStore(o.SigningRequests, rules)
 	wake := &waker{requests: o.SigningRequests, store: store}
 	checks := &access{
-		reviews: mgr.GetClient(), rules: rules, store: store, random: rand.Float64, wakeAll: wake.all,
+		reviews: mgr.GetClient(), rules: rules, store: store, wakeAll: wake.all,
 	}
 	if o.Lookup == nil {
 		o.Lookup = dns.System("")
 	}
 	r := &reconciler{
 		client: mgr.GetClient(), approval: writer, requests: o.SigningRequests, clock: o.Clock, rules: rules, store: store,
-		access: checks, metrics: counts, random: rand.Float64,
+		access: checks, metrics: counts,
 		breaker:  &breaker{requests: o.SigningRequests, nodes: mgr.GetCache(), store: store, wake: wake, metrics: counts},
 		resolver: dns.New(dns.Options{Clock: o.Clock, Lookup: o.Lookup, Wake: wake.one, Observe: counts.lookedUp}),
 	}
 	if err := addReconciler(mgr, o, r, wake); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", Name, err)
+		return nil, fmt.Errorf("controller %s: %w", controllerName, err)
 	}
 	if err := addAccess(mgr, checks); err != nil {
-		return nil, fmt.Errorf("controller %s: %w", AccessName, err)
+		return nil, fmt.Errorf("controller %s: %w", accessName, err)
 	}
 	return store, nil
 }
@@ -112,13 +112,13 @@ func newWriter(mgr manager.Manager) (client.SubResourceWriter, error) {
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the client of controller %s: %w", Name, err)
+		return nil, fmt.Errorf("making the client of controller %s: %w", controllerName, err)
 	}
 	return writer.SubResource("approval"), nil
 }
 
 func addReconciler(mgr manager.Manager, o Options, r *reconciler, wake *waker) error {
-	return builder.ControllerManagedBy(mgr).Named(Name).
+	return builder.ControllerManagedBy(mgr).Named(controllerName).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: writers,
 			ReconciliationTimeout:   reconciliationTimeout,
@@ -133,16 +133,16 @@ func addReconciler(mgr manager.Manager, o Options, r *reconciler, wake *waker) e
 		// A policy decides what may be approved.
 		Watches(&v1alpha1.CertificatePolicy{}, wake.ofPolicies(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// A name was resolved, or something changed that concerns all.
-		WatchesRawSource(source.Func(wake.start)).
+		WatchesRawSource(wake).
 		Complete(r)
 }
 
 func addAccess(mgr manager.Manager, checks *access) error {
-	return builder.ControllerManagedBy(mgr).Named(AccessName).
+	return builder.ControllerManagedBy(mgr).Named(accessName).
 		// Without a policy that approves, nothing has to be allowed.
 		Watches(&v1alpha1.CertificatePolicy{}, enqueueAccess(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		// A decision was refused.
-		WatchesRawSource(source.Func(checks.start)).
+		WatchesRawSource(&checks.wake).
 		Complete(checks)
 }
 

@@ -14,24 +14,25 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/cached"
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/dns"
 )
 
 const (
-	// noDelay is the wait of what is due.
-	noDelay = time.Millisecond
 	// suspendedRetry is how long a request waits at most, while approvals are suspended, for another look at whether they are.
 	suspendedRetry = 10 * time.Second
 	// refusedRetry is how long a decision waits that the API server refused for another reason than a missing permission.
 	refusedRetry = time.Minute
+	// retryJitter is the share by which such a wait may be longer.
+	retryJitter = 0.1
 )
 
 // requestSource is where the requests are read: an optional.Source.
@@ -47,7 +48,6 @@ type reconciler struct {
 	requests requestSource
 	resolver *dns.Resolver
 	clock    clock.PassiveClock
-	random   func() float64
 	rules    *rules
 	breaker  *breaker
 	access   *access
@@ -98,11 +98,11 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	case decision.Verdict == csr.Approve || decision.Verdict == csr.Deny:
 		return r.write(ctx, req.Name, newest, decision)
 	case decision.Reason == csr.ReasonSuspended:
-		return reconcile.Result{RequeueAfter: r.jittered(suspendedRetry)}, nil
+		return reconcile.Result{RequeueAfter: wait.Jitter(suspendedRetry, retryJitter)}, nil
 	case decision.Until.IsZero():
 		return reconcile.Result{}, nil
 	default:
-		return reconcile.Result{RequeueAfter: max(decision.Until.Sub(in.Now), noDelay)}, nil
+		return reconcile.Result{RequeueAfter: max(decision.Until.Sub(in.Now), enqueue.NoDelay)}, nil
 	}
 }
 
@@ -117,7 +117,7 @@ func (r *reconciler) recount(ctx context.Context) (reconcile.Result, error) {
 	if err != nil || !open {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: r.jittered(suspendedRetry)}, nil
+	return reconcile.Result{RequeueAfter: wait.Jitter(suspendedRetry, retryJitter)}, nil
 }
 
 // gather reads what a decision takes into account, but for the requests themselves.
@@ -136,7 +136,7 @@ func (r *reconciler) gather(ctx context.Context, nodeName string, set *ruleSet) 
 	known := &v1alpha1.NodeCertificates{}
 	switch err := r.client.Get(ctx, client.ObjectKey{Name: nodeName}, known); {
 	case err == nil:
-		if in.Node != nil && cached.IsOf(known, in.Node) {
+		if in.Node != nil && known.IsOf(in.Node.UID) {
 			in.Certificates = known.Status.Certificates
 			if known.Status.Serving != nil {
 				in.ServingMode = known.Status.Serving.Mode
@@ -236,7 +236,7 @@ func (r *reconciler) write(
 		log.Info("Refused", "cause", err.Error())
 		r.store.refuse(nodeName, request)
 		r.access.recheck()
-		return reconcile.Result{RequeueAfter: r.jittered(refusedRetry)}, nil
+		return reconcile.Result{RequeueAfter: wait.Jitter(refusedRetry, retryJitter)}, nil
 	default:
 		return reconcile.Result{}, fmt.Errorf("deciding on CertificateSigningRequest %s: %w", request.Name, err)
 	}
@@ -244,16 +244,11 @@ func (r *reconciler) write(
 	return reconcile.Result{}, nil
 }
 
-// isOfWebhook says that an admission webhook could not be asked, and that nothing is let through then. The API server has no reason
-// of its own for that:
-// https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/validating/dispatcher.go
+// isOfWebhook says that an admission webhook could not be asked, and that nothing is let through then. The API server has no
+// reason of its own for that: see validating/dispatcher.go in
+// https://github.com/kubernetes/kubernetes/tree/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook
 func isOfWebhook(err error) bool {
 	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook")
-}
-
-// jittered is up to a tenth more.
-func (r *reconciler) jittered(d time.Duration) time.Duration {
-	return d + time.Duration(r.random()*float64(d)/10)
 }
 
 // isUndecided says that nobody approved, denied or failed the request.

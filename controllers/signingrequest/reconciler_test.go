@@ -103,7 +103,7 @@ func testReconciler(t *testing.T, approval client.SubResourceWriter) *reconciler
 	}
 	now := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
 	return &reconciler{
-		approval: approval, clock: testingclock.NewFakePassiveClock(now), random: func() float64 { return 0 },
+		approval: approval, clock: testingclock.NewFakePassiveClock(now),
 		access: &access{checked: true}, store: newStore(fixedRequests{}, &rules{}), metrics: counts,
 	}
 }

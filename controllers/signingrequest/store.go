@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/controllers/internal/csr"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -27,7 +28,7 @@ const readTimeout = time.Second
 type Store struct {
 	requests requestSource
 	rules    *rules
-	changed  chan event.GenericEvent
+	changed  enqueue.Signal
 
 	mu     sync.Mutex
 	judged map[string]judged
@@ -64,8 +65,7 @@ type judged struct {
 func newStore(requests requestSource, rules *rules) *Store {
 	return &Store{
 		requests: requests, rules: rules, judged: map[string]judged{}, disputed: map[string]map[string]struct{}{},
-		// One event that waits says as much as many.
-		changed: make(chan event.GenericEvent, 1),
+		changed: enqueue.NewSignal(),
 	}
 }
 
@@ -131,7 +131,8 @@ func (s *Store) settle(set *ruleSet, requests []*certificatesv1.CertificateSigni
 	return unjudged
 }
 
-// judgedBy is the version of the rules by which, or by a later one, every undecided request was judged. The caller holds the lock.
+// judgedBy is the version of the rules by which, or by a later one, every undecided request was judged. The caller holds the
+// lock.
 func (s *Store) judgedBy(version int, requests []*certificatesv1.CertificateSigningRequest) int {
 	for _, request := range requests {
 		if node := csr.NodeName(request); node != "" && isUndecided(request) {
@@ -143,14 +144,6 @@ func (s *Store) judgedBy(version int, requests []*certificatesv1.CertificateSign
 
 // Changed receives an event after every change of the snapshot. It has one receiver.
 func (s *Store) Changed() <-chan event.GenericEvent { return s.changed }
-
-// tell says that the snapshot changed.
-func (s *Store) tell() {
-	select {
-	case s.changed <- event.GenericEvent{}:
-	default: // the receiver has not taken the last one yet, and looks after it does
-	}
-}
 
 // note keeps what was found about a node's newest request, and says whether it is news.
 func (s *Store) note(
@@ -173,7 +166,7 @@ func (s *Store) note(
 	s.judged[node] = next
 	s.dispute(node, before.rival, next.rival)
 	if s.settling || before.refused != next.refused || !reflect.DeepEqual(before.report, next.report) {
-		s.tell()
+		s.changed.Send()
 	}
 	return before.uid != next.uid || before.verdict != next.verdict || before.reason != next.reason
 }
@@ -186,7 +179,7 @@ func (s *Store) forget(node string) {
 	delete(s.judged, node)
 	s.dispute(node, before.rival, "")
 	if ok && (before.report != nil || before.refused || s.settling) {
-		s.tell()
+		s.changed.Send()
 	}
 }
 
@@ -199,7 +192,7 @@ func (s *Store) decide(node string, request *certificatesv1.CertificateSigningRe
 		return
 	}
 	if j.refused {
-		s.tell()
+		s.changed.Send()
 	}
 	j.decided, j.refused = true, false
 	s.judged[node] = j
@@ -213,7 +206,7 @@ func (s *Store) refuse(node string, request *certificatesv1.CertificateSigningRe
 	if j, ok := s.judged[node]; ok && j.uid == request.UID && !j.refused {
 		j.refused = true
 		s.judged[node] = j
-		s.tell()
+		s.changed.Send()
 	}
 }
 
@@ -255,7 +248,7 @@ func (s *Store) suspend(suspended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.suspended != suspended {
-		s.tell()
+		s.changed.Send()
 	}
 	s.suspended = suspended
 }
@@ -266,6 +259,6 @@ func (s *Store) deny(denied []policy.Denial) {
 	defer s.mu.Unlock()
 	if !reflect.DeepEqual(s.denied, denied) {
 		s.denied = denied
-		s.tell()
+		s.changed.Send()
 	}
 }

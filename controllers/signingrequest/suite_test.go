@@ -29,7 +29,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
@@ -184,7 +183,7 @@ func startOperator(change ...func(*ctrl.Options)) (*writes, func()) {
 	user.Wrap(written.wrap)
 	own := controllers.Options{
 		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
-		ProbeConcurrency: 8, DNSServer: resolver.Addr(),
+		ProbeConcurrency: 8, DNSServer: resolver.Addr(), Registerer: prometheus.NewRegistry(),
 	}
 	options := ctrl.Options{
 		Scheme:  controllers.NewScheme(),
@@ -198,7 +197,6 @@ func startOperator(change ...func(*ctrl.Options)) (*writes, func()) {
 	}
 	mgr, err := ctrl.NewManager(user, options)
 	Expect(err).NotTo(HaveOccurred())
-	ctrlmetrics.Registry = prometheus.NewRegistry()
 	Expect(controllers.Setup(mgr, own)).To(Succeed())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -229,7 +227,7 @@ func approving(pool string, change ...func(*v1alpha1.SigningRequestApprovalSpec)
 }
 
 // create creates the object until the spec ends.
-func create[object client.Object](ctx context.Context, o object) object {
+func create[T client.Object](ctx context.Context, o T) T {
 	GinkgoHelper()
 	Expect(c.Create(ctx, o)).To(Succeed())
 	DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(c.Delete(ctx, o))).To(Succeed()) })

@@ -12,8 +12,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-
-	"github.com/notafter/notafter/hack/cluster/binaries"
 )
 
 const (
@@ -47,9 +45,6 @@ func (c *Cluster) Dir() string { return c.options.Dir }
 
 // LogsDir returns the folder with the log of each component.
 func (c *Cluster) LogsDir() string { return logsDir(c.options.Dir) }
-
-// Kubectl returns the path of a kubectl of the cluster's version.
-func (c *Cluster) Kubectl() string { return c.programs[binaries.Kubectl] }
 
 // CACertPEM returns the Cluster CA's certificate, or both while it is being replaced.
 func (c *Cluster) CACertPEM() []byte { return c.trust }

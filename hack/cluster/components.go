@@ -5,7 +5,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -32,9 +31,13 @@ const serviceRange = "10.96.0.0/16"
 // onFreePorts starts a program on as many free ports as it needs and waits until it is ready.
 func onFreePorts(ctx context.Context, count int, start func(ports []int) (*child, error)) error {
 	for attempt := 1; ; attempt++ {
-		ports, err := freePorts(ctx, count)
+		addresses, err := FreeAddresses(ctx, count)
 		if err != nil {
 			return err
+		}
+		ports := make([]int, count)
+		for i, address := range addresses {
+			ports[i] = int(address.Port())
 		}
 		p, err := start(ports)
 		if err == nil {
@@ -44,26 +47,6 @@ func onFreePorts(ctx context.Context, count int, start func(ports []int) (*child
 			return err
 		}
 	}
-}
-
-// freePorts returns ports of 127.0.0.1 that nothing listens on.
-func freePorts(ctx context.Context, count int) ([]int, error) {
-	var ports []int
-	var listeners []net.Listener
-	var failed error
-	for range count {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", local(0))
-		if err != nil {
-			failed = fmt.Errorf("finding a free port: %w", err)
-			break
-		}
-		listeners = append(listeners, listener)
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	for _, listener := range listeners { // only now, so that they differ
-		failed = errors.Join(failed, listener.Close())
-	}
-	return ports, failed
 }
 
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -21,7 +21,7 @@ import (
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	crlog "sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/notafter/notafter/hack/cluster/binaries"
 )
@@ -30,7 +30,7 @@ import (
 const helperEnv = "NOTAFTER_TEST_CLUSTER_HELPER"
 
 func TestMain(m *testing.M) {
-	crlog.SetLogger(logr.Discard()) // else controller-runtime complains
+	logf.SetLogger(logr.Discard()) // else controller-runtime complains
 	if mode := os.Getenv(helperEnv); mode != "" {
 		helper(mode, os.Args[1])
 		return

@@ -114,8 +114,11 @@ func (s *stage) showBrokenLogs(ctx context.Context) error {
 		return err
 	}
 	out, err := s.kubectl(ctx, "logs", "shop")
-	if err == nil || !strings.Contains(err.Error(), "tls: internal error") {
-		return fmt.Errorf("kubectl logs should fail with tls: internal error, and got %w\n%s", err, out)
+	if err == nil {
+		return fmt.Errorf("kubectl logs should fail with tls: internal error, and says:\n%s", out)
+	}
+	if !strings.Contains(err.Error(), "tls: internal error") {
+		return fmt.Errorf("kubectl logs should fail with tls: internal error: %w", err)
 	}
 	_, answer, _ := strings.Cut(err.Error(), "\n")
 	fmt.Printf("$ kubectl logs shop\n%s", answer)
@@ -218,7 +221,7 @@ func (s *stage) repair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.show(ctx, "certificate", "approve", string(pending)); err != nil {
+	if err := s.show(ctx, "certificate", "approve", pending); err != nil {
 		return err
 	}
 	if err := s.awaitPolicy(ctx, "the recovery of "+stuck, func(p *v1alpha1.CertificatePolicyStatus) bool {

@@ -4,9 +4,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -22,7 +22,7 @@ func (s *stage) recoveryEvent(ctx context.Context) error {
 	const interval = 200 * time.Millisecond
 	if err := wait.PollUntilContextTimeout(ctx, interval, patience, true, func(ctx context.Context) (bool, error) {
 		out, err := s.kubectl(ctx, args...)
-		return bytes.Contains(out, []byte(v1alpha1.ReasonRecovered)), err
+		return strings.Contains(out, v1alpha1.ReasonRecovered), err
 	}); err != nil {
 		return fmt.Errorf("waiting for the Event about the recovery of %s: %w", stuck, err)
 	}

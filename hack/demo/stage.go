@@ -4,14 +4,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -98,17 +97,8 @@ func (s *stage) show(ctx context.Context, args ...string) error {
 	return err
 }
 
-func (s *stage) kubectl(ctx context.Context, args ...string) ([]byte, error) {
-
-	command := exec.CommandContext(ctx, s.cluster.Kubectl(), args...)
-	command.Env = append(os.Environ(), "KUBECONFIG="+s.cluster.KubeconfigPath())
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
-	out, err := command.Output()
-	if err != nil {
-		return out, fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	return out, nil
+func (s *stage) kubectl(ctx context.Context, args ...string) (string, error) {
+	return s.cluster.RunKubectl(ctx, "", args...)
 }
 
 // quoted makes arguments that a shell would split or expand readable as one.
@@ -140,13 +130,11 @@ func (s *stage) awaitPolicy(ctx context.Context, what string, wanted func(*v1alp
 func (s *stage) compliant(ctx context.Context, status metav1.ConditionStatus, reason string) error {
 	what := fmt.Sprintf("Compliant=%s %s", status, reason)
 	return s.awaitPolicy(ctx, what, func(p *v1alpha1.CertificatePolicyStatus) bool {
-		for i := range p.Conditions {
-			c := &p.Conditions[i]
-			if c.Type == v1alpha1.ConditionCompliant && c.Status == status && (reason == "" || c.Reason == reason) {
-				fmt.Printf("%s  Compliant=%s  %s\n          %s\n", time.Now().Format(time.TimeOnly), c.Status, c.Reason, c.Message)
-				return true
-			}
+		c := meta.FindStatusCondition(p.Conditions, v1alpha1.ConditionCompliant)
+		if c == nil || c.Status != status || reason != "" && c.Reason != reason {
+			return false
 		}
-		return false
+		fmt.Printf("%s  Compliant=%s  %s\n          %s\n", time.Now().Format(time.TimeOnly), c.Status, c.Reason, c.Message)
+		return true
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/notafter/notafter/hack/cluster"
 )
 
 // requestedAt is the annotation by which one asks Flux to reconcile now.
@@ -76,10 +77,9 @@ func healthy(ctx context.Context, address string) error {
 // freeAddress is a loopback address that nobody listens on.
 func freeAddress(ctx context.Context) string {
 	GinkgoHelper()
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	free, err := cluster.FreeAddresses(ctx, 1)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(listener.Close()).To(Succeed())
-	return listener.Addr().String()
+	return free[0].String()
 }
 
 // documented is the object as the guide shows it, to be copied.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,8 +22,6 @@ import (
 	"github.com/prometheus/common/model"
 
 	dto "github.com/prometheus/client_model/go"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/notafter/notafter/hack/cluster"
 )
@@ -51,18 +48,22 @@ type Operator struct {
 // them, go to dir. Each of several replicas has a dir of its own, and flags that are given win over those here.
 func Start(ctx context.Context, c *cluster.Cluster, binary, dir string, args ...string) (*Operator, error) {
 	kubeconfig := filepath.Join(dir, Kubeconfig)
-	if err := writeKubeconfig(c, kubeconfig); err != nil {
+	config, err := c.UserConfig(ServiceAccount, "system:serviceaccounts", "system:authenticated")
+	if err != nil {
+		return nil, err
+	}
+	if err := cluster.WriteKubeconfig(kubeconfig, config); err != nil {
 		return nil, err
 	}
 	log, err := os.Create(filepath.Join(dir, "manager.log"))
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := freeAddresses(ctx, 2)
+	addresses, err := cluster.FreeAddresses(ctx, 2)
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	o := &Operator{log: log, metrics: addresses[0], health: addresses[1], done: make(chan struct{})}
+	o := &Operator{log: log, metrics: addresses[0].String(), health: addresses[1].String(), done: make(chan struct{})}
 	args = append([]string{
 		"--log-format=console", "--health-probe-bind-address=" + o.health,
 		"--metrics-secure=false", "--metrics-bind-address=" + o.metrics,
@@ -160,40 +161,14 @@ func (o *Operator) Metrics(ctx context.Context) (map[string]*dto.MetricFamily, e
 	}
 	defer response.Body.Close() //nolint:errcheck // it has been read
 	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("reading the manager's metrics: %s: %w", response.Status, err)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manager's metrics: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("reading the manager's metrics: %s: %s", response.Status, body)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	return parser.TextToMetricFamilies(bytes.NewReader(body))
-}
-
-func writeKubeconfig(c *cluster.Cluster, path string) error {
-	config, err := c.UserConfig(ServiceAccount, "system:serviceaccounts", "system:authenticated")
-	if err != nil {
-		return err
-	}
-	const name = "local"
-	kubeconfig := clientcmdapi.NewConfig()
-	kubeconfig.Clusters[name] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
-	kubeconfig.AuthInfos[name] = &clientcmdapi.AuthInfo{
-		ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
-	}
-	kubeconfig.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	kubeconfig.CurrentContext = name
-	return clientcmd.WriteToFile(*kubeconfig, path)
-}
-
-// freeAddresses are loopback addresses that nobody listens on.
-func freeAddresses(ctx context.Context, count int) (addresses []string, err error) {
-	for range count {
-		listener, failed := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if failed != nil {
-			return nil, fmt.Errorf("finding a free port: %w", failed)
-		}
-		defer func() { err = errors.Join(err, listener.Close()) }() // only then, so that they differ
-		addresses = append(addresses, listener.Addr().String())
-	}
-	return addresses, nil
 }
 
 // Install applies config/default with kubectl, and then the named components of config/components.
@@ -203,10 +178,8 @@ func Install(ctx context.Context, c *cluster.Cluster, configDir string, componen
 		folders = append(folders, filepath.Join("components", component))
 	}
 	for _, folder := range folders {
-		command := exec.CommandContext(ctx, c.Kubectl(), "--kubeconfig", c.KubeconfigPath(),
-			"apply", "--server-side", "-k", filepath.Join(configDir, folder))
-		if out, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("applying config/%s: %w\n%s", folder, err, out)
+		if _, err := c.RunKubectl(ctx, "", "apply", "--server-side", "-k", filepath.Join(configDir, folder)); err != nil {
+			return fmt.Errorf("applying config/%s: %w", folder, err)
 		}
 	}
 	return nil

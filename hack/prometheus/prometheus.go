@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +23,7 @@ import (
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/binaries"
 )
 
@@ -101,10 +101,11 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress(ctx)
+	free, err := cluster.FreeAddresses(ctx, 1)
 	if err != nil {
 		return nil, err
 	}
+	address := free[0].String()
 	client, err := api.NewClient(api.Config{Address: "http://" + address})
 	if err != nil {
 		return nil, fmt.Errorf("making the client of Prometheus: %w", err)
@@ -156,14 +157,4 @@ func (s *Server) Stop() error {
 		err = errors.Join(err, fmt.Errorf("prometheus ended with %w", ended))
 	}
 	return errors.Join(err, s.log.Close())
-}
-
-// freeAddress is a loopback address that nobody listens on.
-func freeAddress(ctx context.Context) (string, error) {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("finding a free port: %w", err)
-	}
-	return listener.Addr().String(), listener.Close()
 }

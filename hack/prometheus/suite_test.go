@@ -79,9 +79,9 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 
 	Expect(operator.Install(ctx, server, filepath.Join(root, "config"))).To(Succeed())
-	out, err := exec.CommandContext(ctx, server.Kubectl(), "--kubeconfig", server.KubeconfigPath(),
-		"apply", "--server-side", "-f", filepath.Join(root, "config", "components", "prometheus", "scraper.yaml")).CombinedOutput()
-	Expect(err).NotTo(HaveOccurred(), "%s", out)
+	_, err = server.RunKubectl(ctx, "",
+		"apply", "--server-side", "-f", filepath.Join(root, "config", "components", "prometheus", "scraper.yaml"))
+	Expect(err).NotTo(HaveOccurred())
 	startKubelets(ctx)
 	createPolicy(ctx)
 	startManager(ctx)

@@ -25,7 +25,7 @@ import (
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/hack/cluster"
@@ -58,7 +58,7 @@ func main() {
 	bare := flag.Bool(bareLoopFlag, false, "only make a handshake with each address on the standard input")
 	approvals := flag.String(bareApprovalsFlag, "", "only approve every pending request, with the permissions of this kubeconfig")
 	flag.Parse()
-	ctrllog.SetLogger(logr.Discard())
+	logf.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	run := run

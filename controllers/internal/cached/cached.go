@@ -8,42 +8,37 @@ package cached
 import (
 	"context"
 	"fmt"
-	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/notafter/notafter/api/v1alpha1"
 )
 
 // Objects are those of one cluster-scoped kind in the manager's cache. They belong to the cache: nobody may change them.
-type Objects[object client.Object] struct {
+type Objects[T client.Object] struct {
 	store toolscache.Store
 }
 
 // Of returns the objects of kind's type, once the cache has them. kind itself is not changed.
-func Of[object client.Object](ctx context.Context, objects cache.Cache, kind object) (Objects[object], error) {
+func Of[T client.Object](ctx context.Context, objects cache.Cache, kind T) (Objects[T], error) {
 	informer, err := objects.GetInformer(ctx, kind)
 	if err != nil {
-		return Objects[object]{}, fmt.Errorf("reading the cache of %T: %w", kind, err)
+		return Objects[T]{}, fmt.Errorf("reading the cache of %T: %w", kind, err)
 	}
 	stored, ok := informer.(interface{ GetStore() toolscache.Store })
 	if !ok {
-		return Objects[object]{}, fmt.Errorf(
+		return Objects[T]{}, fmt.Errorf(
 			"reading the cache of %T: %T has no store: limit the kind to fewer namespaces, or to none", kind, informer)
 	}
-	return Objects[object]{store: stored.GetStore()}, nil
+	return Objects[T]{store: stored.GetStore()}, nil
 }
 
 // List returns all of them, in no order.
-func (o Objects[object]) List() []object {
+func (o Objects[T]) List() []T {
 	all := o.store.List()
-	list := make([]object, 0, len(all))
+	list := make([]T, 0, len(all))
 	for _, stored := range all {
-		if one, ok := stored.(object); ok {
+		if one, ok := stored.(T); ok {
 			list = append(list, one)
 		}
 	}
@@ -51,22 +46,17 @@ func (o Objects[object]) List() []object {
 }
 
 // Get returns the one of that name, and whether there is one.
-func (o Objects[object]) Get(name string) (one object, ok bool) {
+func (o Objects[T]) Get(name string) (one T, ok bool) {
 	stored, exists, err := o.store.GetByKey(name)
 	if err != nil || !exists {
 		return one, false
 	}
-	one, ok = stored.(object)
+	one, ok = stored.(T)
 	return one, ok
 }
 
 // Has says whether there is one of that name.
-func (o Objects[object]) Has(name string) bool {
+func (o Objects[T]) Has(name string) bool {
 	_, ok := o.Get(name)
 	return ok
-}
-
-// IsOf says whether the facts are about this Node, and not about one of the same name that was there before.
-func IsOf(facts *v1alpha1.NodeCertificates, node *corev1.Node) bool {
-	return slices.ContainsFunc(facts.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == node.UID })
 }

@@ -289,15 +289,15 @@ func noOpinion(reason Reason, message string) *Decision {
 func Newest(requests []*certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
 	var newest *certificatesv1.CertificateSigningRequest
 	for _, req := range requests {
-		if Stage(req) == v1alpha1.StagePending && (newest == nil || compareAge(req, newest) > 0) {
+		if Stage(req) == v1alpha1.StagePending && (newest == nil || CompareAge(req, newest) > 0) {
 			newest = req
 		}
 	}
 	return newest
 }
 
-// compareAge is negative when a is older than b, and positive when it is newer.
-func compareAge(a, b *certificatesv1.CertificateSigningRequest) int {
+// CompareAge is negative when a is older than b, and positive when it is newer.
+func CompareAge(a, b *certificatesv1.CertificateSigningRequest) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 }
 
@@ -307,7 +307,7 @@ func (d *decider) superseding() string {
 	for _, sibling := range d.Siblings {
 		switch Stage(sibling) {
 		case v1alpha1.StagePending:
-			if compareAge(sibling, d.Request) > 0 {
+			if CompareAge(sibling, d.Request) > 0 {
 				return sibling.Name
 			}
 		case v1alpha1.StageApproved, v1alpha1.StageIssued:

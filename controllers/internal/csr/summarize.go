@@ -73,7 +73,7 @@ func newSummary(
 	if previous != nil {
 		previous.DeepCopyInto(&s.previous)
 	}
-	slices.SortFunc(s.requests, compareAge)
+	slices.SortFunc(s.requests, CompareAge)
 	for _, req := range s.requests {
 		if Stage(req) == v1alpha1.StageIssued {
 			s.lastIssued, s.open = req, nil

@@ -93,9 +93,9 @@ type collector struct {
 	verdicts        *Verdicts
 }
 
-// New returns the collector of everything there is to report: certificates from the NodeCertificates that reader holds,
-// signing requests from signingRequests, by signer name, and the verdicts on the policies. While one can't be read, its series
-// are left out and notafter_source_readable says so.
+// New returns the collector of what is known of each node and policy: certificates from the NodeCertificates that reader
+// holds, signing requests from signingRequests, by signer name, and the verdicts. While one can't be read, its series are left
+// out and notafter_source_readable says so.
 func New(reader client.Reader, signingRequests map[string]SigningRequests, verdicts *Verdicts) prometheus.Collector {
 	return &collector{reader: reader, signingRequests: signingRequests, verdicts: verdicts}
 }

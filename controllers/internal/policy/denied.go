@@ -49,22 +49,22 @@ func (e *evaluation) addDenied(same []Denial) {
 	permission := text.Phrase(same[0].Permission, maxSubject)
 	source := text.Phrase(strings.Join(slices.Compact(sources), "; "), maxPhrase)
 	message := text.Phrase(same[0].Message, maxPhrase)
-	text := fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Grant its ServiceAccount that permission, as the roles "+
+	said := fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Grant its ServiceAccount that permission, as the roles "+
 		"in config/rbac do: where it lists, it watches as well. It tries again by itself within a minute.",
 		permission, source, message)
 	if concerns == approval {
-		text = fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Install config/components/approval, which grants that, "+
+		said = fmt.Sprintf("notafter may not %s, which it needs for %s: %s. Install config/components/approval, which grants that, "+
 			"or set spec.signingRequestApproval.mode to Observe. It tries again by itself within a minute.",
 			permission, source, message)
 	}
 	if reason != v1alpha1.ReasonAccessDenied {
-		text = fmt.Sprintf("What notafter needs for %s could not be read: %s. It tries again by itself within a minute; if this "+
+		said = fmt.Sprintf("What notafter needs for %s could not be read: %s. It tries again by itself within a minute; if this "+
 			"stays, check that the API server answers kubectl get for it.", source, message)
 	}
 	first := len(e.found)
 	// What is said to concern nothing in particular leaves everything open.
 	e.addTo(cmp.Or(concerns, everything), v1alpha1.Finding{
-		Reason: reason, Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: permission}, Message: text,
+		Reason: reason, Subject: v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: permission}, Message: said,
 	})
 	e.tally.addOther(sourceGroup, e.found[first:])
 }

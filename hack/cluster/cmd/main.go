@@ -14,14 +14,14 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	crlog "sigs.k8s.io/controller-runtime/pkg/log"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/binaries"
 )
 
 func main() {
-	crlog.SetLogger(logr.Discard()) // what installs CustomResourceDefinitions would chat
+	logf.SetLogger(logr.Discard()) // what installs CustomResourceDefinitions would chat
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()

@@ -24,7 +24,6 @@ import (
 const maxMessage = 512
 
 var (
-	errTooLong  = errors.New("the answer is too long")
 	errStatus   = errors.New("the kubelet answers with status")
 	errAbsent   = fmt.Errorf("%w %d", errStatus, http.StatusNotFound)
 	errEncoding = errors.New("the answer is compressed, though it was asked for as it is")
@@ -87,6 +86,12 @@ func unverified(err error) bool {
 	return ok
 }
 
+// tooLong says that there was more to read than the limit.
+func tooLong(err error) bool {
+	_, ok := errors.AsType[*http.MaxBytesError](err)
+	return ok
+}
+
 func timedOut(err error) bool {
 	netError, ok := errors.AsType[net.Error](err)
 	return errors.Is(err, context.DeadlineExceeded) || ok && netError.Timeout()
@@ -111,6 +116,8 @@ func cause(err error) string {
 		return err.Error()
 	case errors.Is(err, errHandshakeTooLong):
 		return doing + ": " + errHandshakeTooLong.Error()
+	case tooLong(err):
+		return doing + ": the answer is too long"
 	case unverified(err):
 		return "its serving certificate does not verify: " + certificateCause(err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),

@@ -222,7 +222,7 @@ func (c call) get(ctx context.Context, path string, limit int64, parse func(io.R
 	}
 	// An error of closing what was read to its end, or is not wanted any more, tells nothing.
 	defer func() { _ = response.Body.Close() }()
-	body := &limitedReader{reader: response.Body, left: limit}
+	body := http.MaxBytesReader(nil, response.Body, limit)
 	switch {
 	case response.StatusCode == http.StatusUnauthorized, response.StatusCode == http.StatusForbidden:
 		c.reject(ctx, response.StatusCode)
@@ -285,21 +285,5 @@ func (c *boundedConn) Read(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(b[:min(len(b), c.left)])
 	c.left -= n
-	return n, err
-}
-
-// limitedReader fails when there is more to read than the limit. io.LimitedReader ends there as if all had been read.
-type limitedReader struct {
-	reader io.Reader
-	left   int64
-}
-
-// Read implements io.Reader.
-func (l *limitedReader) Read(b []byte) (int, error) {
-	if l.left <= 0 {
-		return 0, errTooLong
-	}
-	n, err := l.reader.Read(b[:min(int64(len(b)), l.left)])
-	l.left -= int64(n)
 	return n, err
 }

@@ -121,32 +121,14 @@ func parseConfig(body io.Reader) (*Config, error) {
 	var answer struct {
 		Config *Config `json:"kubeletconfig"`
 	}
-	limited := &failing{reader: body}
-	if err := json.NewDecoder(limited).Decode(&answer); err != nil {
-		if limited.err != nil {
-			return nil, limited.err
-		}
-		return nil, errNoConfig
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
 	}
-	if answer.Config == nil {
+	if err := json.Unmarshal(text, &answer); err != nil || answer.Config == nil {
 		return nil, errNoConfig
 	}
 	return answer.Config, nil
 }
 
 var errNoConfig = errors.New("the answer is not a kubelet's configuration")
-
-// failing remembers why reading failed, which a decoder may hide.
-type failing struct {
-	reader io.Reader
-	err    error
-}
-
-// Read implements io.Reader.
-func (f *failing) Read(b []byte) (int, error) {
-	n, err := f.reader.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		f.err = err
-	}
-	return n, err
-}

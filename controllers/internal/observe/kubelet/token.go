@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,8 +38,8 @@ type TokenSource struct {
 	account types.NamespacedName
 	clock   clock.PassiveClock
 
-	// turn holds one value while nobody looks at what follows: unlike a mutex, a caller whose time is over can give up.
-	turn            chan struct{}
+	// turn is that of who looks at what follows: unlike a mutex, a caller whose time is over can give up.
+	turn            *semaphore.Weighted
 	token           string
 	issued, expires time.Time
 	failed          error
@@ -49,9 +50,7 @@ type TokenSource struct {
 func NewTokenSource(
 	c client.SubResourceClientConstructor, account types.NamespacedName, passive clock.PassiveClock,
 ) *TokenSource {
-	source := &TokenSource{client: c, account: account, clock: passive, turn: make(chan struct{}, 1)}
-	source.turn <- struct{}{}
-	return source
+	return &TokenSource{client: c, account: account, clock: passive, turn: semaphore.NewWeighted(1)}
 }
 
 // Account implements Tokens.
@@ -59,12 +58,10 @@ func (s *TokenSource) Account() string { return s.account.String() }
 
 // Token returns a token with at least a fifth of its life left or, while no new one is to be had, one that is still valid.
 func (s *TokenSource) Token(ctx context.Context) (string, error) {
-	select {
-	case <-s.turn:
-		defer func() { s.turn <- struct{}{} }()
-	case <-ctx.Done():
-		return "", fmt.Errorf("waiting for a token: %w", ctx.Err())
+	if err := s.turn.Acquire(ctx, 1); err != nil {
+		return "", fmt.Errorf("waiting for a token: %w", err)
 	}
+	defer s.turn.Release(1)
 	now := s.clock.Now()
 	renewal := s.issued.Add(s.expires.Sub(s.issued) * renewAtPercent / 100)
 	if s.token != "" && now.Before(renewal) {
@@ -83,18 +80,16 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 // Rejected forgets the token, so that the next one is new: that of an account that was deleted and made again is not
 // accepted any more. If the caller's time is over before, the next kubelet that does not accept it says so again.
 func (s *TokenSource) Rejected(ctx context.Context, token string) {
-	select {
-	case <-s.turn:
-		defer func() { s.turn <- struct{}{} }()
-	case <-ctx.Done():
+	if err := s.turn.Acquire(ctx, 1); err != nil {
 		return
 	}
+	defer s.turn.Release(1)
 	if s.token == token && s.clock.Since(s.issued) > youngToken {
 		s.token = ""
 	}
 }
 
-// request replaces the token. It is not bound to the caller's time: what others wait for shall not fail with it.
+// request replaces the token. It is not bound to the caller's time: others wait for the same token.
 func (s *TokenSource) request(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 	defer cancel()

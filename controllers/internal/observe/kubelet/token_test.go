@@ -133,10 +133,12 @@ func TestRejectedTokenIsReplacedOnceItIsNotNew(t *testing.T) {
 
 func TestTokenWaitsNoLongerThanItsCaller(t *testing.T) {
 	_, source := newIssuer()
-	<-source.turn // another caller is at it
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := source.Token(ctx); !errors.Is(err, context.Canceled) {
+	if err := source.turn.Acquire(t.Context(), 1); err != nil { // another caller is at it
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := source.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error = %v", err)
 	}
 	source.Rejected(ctx, "token-1") // which returns

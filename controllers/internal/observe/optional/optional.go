@@ -39,9 +39,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// settleTime is how long a controller waits, when it starts, for the first answer of a source. Most answer at once, and the
+// SettleTime is how long a controller waits, when it starts, for the first answer of a source. Most answer at once, and the
 // controller is then spared to work twice.
-const settleTime = 10 * time.Second
+const SettleTime = 10 * time.Second
 
 const (
 	// DefaultWatchTime is how long a watch runs.
@@ -259,7 +259,7 @@ func (c *changed[T]) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 
 // WaitForSync implements source.SyncingSource.
 func (c *changed[T]) WaitForSync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	ctx, cancel := context.WithTimeout(ctx, SettleTime)
 	defer cancel()
 	select {
 	case <-c.source.settled:

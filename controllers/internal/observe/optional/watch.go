@@ -6,7 +6,6 @@ package optional
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,74 +21,11 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// ErrNotSynced is the error of a source that has read nothing yet, and met no failure either.
-var ErrNotSynced = errors.New("not read yet")
-
-// DeniedError is the error of a source whose objects notafter is not allowed to read. It wraps the API server's answer, which
-// apierrors.IsForbidden recognises.
-type DeniedError struct {
-	// Permission is what is missing, such as "list secrets in kube-system" or
-	// "watch configmaps/kube-root-ca.crt in kube-system".
-	Permission string
-	// Err is the API server's answer, which names the user.
-	Err error
-}
-
-// Error implements error.
-func (e *DeniedError) Error() string { return fmt.Sprintf("may not %s: %v", e.Permission, e.Err) }
-
-// Unwrap returns the API server's answer.
-func (e *DeniedError) Unwrap() error { return e.Err }
-
-// UnservedError is the error of a source whose API the API server does not serve.
-type UnservedError struct {
-	// Permission is what would be asked, such as "list clustertrustbundles.certificates.k8s.io".
-	Permission string
-	// Resource is what is not served, such as "clustertrustbundles.certificates.k8s.io".
-	Resource string
-	// Err says so in the words of the API server or its client.
-	Err error
-}
-
-// Error implements error.
-func (e *UnservedError) Error() string {
-	return fmt.Sprintf("%s are not served: %v", e.Resource, e.Err)
-}
-
-// Unwrap returns the cause.
-func (e *UnservedError) Unwrap() error { return e.Err }
-
-// Err says why the objects can't be read: a *DeniedError, an *UnservedError, ErrNotSynced or, before the objects were first
-// read, what else failed. It is nil when they can be read. Objects that were read once stay readable while the API server
-// can't be reached, as in any cache; they do not when a permission is withdrawn, which shows in about a minute.
-func (s *Source[T]) Err() error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.err == nil && !s.informer.HasSynced() {
-		return fmt.Errorf("%s: %w", s.resource, ErrNotSynced)
-	}
-	return s.err
-}
-
-// Permission is what the verb on the source's objects is called, such as "list secrets in kube-system".
-func (s *Source[T]) Permission(verb string) string {
-	text := verb + " " + s.resource.String()
-	if s.options.FieldSelector != nil {
-		if name, ok := s.options.FieldSelector.RequiresExactMatch("metadata.name"); ok {
-			text += "/" + name
-		}
-	}
-	if s.options.Namespace != "" {
-		text += " in " + s.options.Namespace
-	}
-	return text
-}
-
 func (s *Source[T]) list(ctx context.Context, list client.ObjectList, options metav1.ListOptions) (runtime.Object, error) {
 	err := s.client.List(ctx, list, s.narrowed(&options))
 	if err != nil {
 		s.refused("list")
-		return nil, err //nolint:wrapcheck // the reflector tells errors apart by their type, and wraps them itself
+		return nil, err // as it is: the reflector tells errors apart by their type
 	}
 	if s.options.Ignore == nil {
 		return list, nil
@@ -116,7 +52,7 @@ func (s *Source[T]) watch(ctx context.Context, list client.ObjectList, options m
 	watcher, err := s.client.Watch(ctx, list, s.narrowed(&options))
 	if err != nil {
 		s.refused("watch")
-		return nil, err //nolint:wrapcheck // as above
+		return nil, err // likewise
 	}
 	s.mu.Lock()
 	s.watched, s.refusals = true, 0
@@ -187,14 +123,6 @@ func (s *Source[T]) resetDoubt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusals = 0
-}
-
-// status is the API server's own answer, without what the client put around it.
-func status(err error) error {
-	if answer, ok := errors.AsType[*apierrors.StatusError](err); ok {
-		return answer
-	}
-	return err
 }
 
 // set keeps the error, and tells those who watch if it is news.

@@ -1,7 +1,7 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package intake
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/notafter/notafter/api/v1alpha1"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
+	"github.com/notafter/notafter/controllers/internal/access"
 	"github.com/notafter/notafter/controllers/internal/observe/optional"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
@@ -42,9 +42,9 @@ func cachedKind(object runtime.Object) (resource string, missing policy.Denial) 
 	}
 }
 
-// newInformer makes the informers of the manager's cache. They are like any other, but that their watches end about once a minute,
-// which is when the API server asks for permission again, and that they say when it is missing: they would go on with what they
-// have for ever.
+// newInformer makes the informers of the manager's cache. They are like any other, but that their watches end about once a
+// minute, which is when the API server asks for permission again, and that they say when it is missing: they would go on with
+// what they have for ever.
 func newInformer(missing *access.Missing, watchTime time.Duration) func(
 	toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers,
 ) toolscache.SharedIndexInformer {
@@ -82,14 +82,14 @@ type reads struct {
 func (r *reads) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	list, err := r.ListWithContext(ctx, options)
 	r.note("list", err)
-	return list, err //nolint:wrapcheck // the reflector tells errors apart by their type, and wraps them itself
+	return list, err // as it is: the reflector tells errors apart by their type
 }
 
 func (r *reads) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	options.TimeoutSeconds = new(optional.WatchSeconds(r.watchTime))
 	watcher, err := r.WatchWithContext(ctx, options)
 	r.note("watch", err)
-	return watcher, err //nolint:wrapcheck // as above
+	return watcher, err // likewise
 }
 
 // note keeps the answer. Only who may watch has what there is: a list alone does not say that.

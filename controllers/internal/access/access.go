@@ -3,7 +3,8 @@
 
 // Package access keeps which permissions turned out to be missing for what notafter cannot do without: the objects in the
 // manager's cache, and the writes of what was observed. Without them everything goes on as before, on facts that get old, which
-// the policies have to say. What may be missing from the start is in package optional.
+// the policies have to say. What may be missing from the start is in
+// package optional.
 package access
 
 import (
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -23,15 +25,16 @@ type Missing struct {
 	mu sync.Mutex
 	// refused are the denials by permission, and by who was refused.
 	refused map[string]map[string]policy.Denial
-	changed chan event.GenericEvent
+	changed enqueue.Signal
 }
 
 // NewMissing returns that nothing is missing.
 func NewMissing() *Missing {
-	return &Missing{refused: map[string]map[string]policy.Denial{}, changed: make(chan event.GenericEvent, 1)}
+	return &Missing{refused: map[string]map[string]policy.Denial{}, changed: enqueue.NewSignal()}
 }
 
-// Refused notes that the API server refused, with this error, what takes the denial's permission. who tells apart those who need it.
+// Refused notes that the API server refused, with this error, what takes the denial's permission. who tells apart those who need
+// it.
 func (m *Missing) Refused(who string, d policy.Denial, err error) {
 	// The rest names the object, of which there may be thousands.
 	_, why, found := strings.Cut(err.Error(), " is forbidden: ")
@@ -43,7 +46,7 @@ func (m *Missing) Refused(who string, d policy.Denial, err error) {
 	defer m.mu.Unlock()
 	if m.refused[d.Permission] == nil {
 		m.refused[d.Permission] = map[string]policy.Denial{}
-		m.tell()
+		m.changed.Send()
 	}
 	m.refused[d.Permission][who] = d
 }
@@ -56,7 +59,7 @@ func (m *Missing) Granted(who string) {
 		delete(refused, who)
 		if len(refused) == 0 {
 			delete(m.refused, permission)
-			m.tell()
+			m.changed.Send()
 		}
 	}
 }
@@ -75,11 +78,3 @@ func (m *Missing) Denials() []policy.Denial {
 
 // Changed receives an event after a permission was found missing, or there again. It has one receiver.
 func (m *Missing) Changed() <-chan event.GenericEvent { return m.changed }
-
-// tell says that the permissions changed. The caller holds the lock.
-func (m *Missing) tell() {
-	select {
-	case m.changed <- event.GenericEvent{}:
-	default: // the receiver has not taken the last one yet, and looks after it does
-	}
-}

@@ -1,102 +1,21 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package intake
 
 import (
-	"fmt"
 	"slices"
-	"time"
 	"unique"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
-	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
-	"github.com/notafter/notafter/controllers/internal/observe/access"
-	"github.com/notafter/notafter/controllers/internal/observe/optional"
 )
-
-// signers are the two whose CertificateSigningRequests kubelets live by. Requests to any other signer are not read.
-var signers = []string{certificatesv1.KubeletServingSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName}
-
-// CacheOptions limits the manager's cache to what the controllers use: of Nodes and our own objects the fields that are read.
-// At 5,000 nodes that is the difference between megabytes and gigabytes. Objects are handed out without a copy; the
-// controllers copy before they change one. What notafter can do without is not in this cache, but in optional sources.
-//
-// What the cache finds that it may not read any more, Setup has the policies say, if it gets these same options.
-func (o *Options) CacheOptions() cache.Options {
-	o.missing = access.NewMissing()
-	return cache.Options{
-		NewInformer: newInformer(o.missing, o.WatchTime),
-		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Node{}:                {Transform: stripNode, UnsafeDisableDeepCopy: new(true)},
-			&v1alpha1.NodeCertificates{}:  {Transform: compactNodeCertificates, UnsafeDisableDeepCopy: new(true)},
-			&v1alpha1.CertificatePolicy{}: {Transform: cache.TransformStripManagedFields()},
-		},
-	}
-}
-
-// signingRequests are the CertificateSigningRequests to each signer, by the signer's name. They are sources of their own and
-// not one, because a watch has one field selector.
-type signingRequests = map[string]*optional.Source[*certificatesv1.CertificateSigningRequest]
-
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch
-
-func addSigningRequests(mgr manager.Manager, watching client.WithWatch, watchTime time.Duration) (signingRequests, error) {
-	requests := make(signingRequests, len(signers))
-	for _, signer := range signers {
-		source, err := optional.New(watching, &certificatesv1.CertificateSigningRequest{}, requestsTo(signer, watchTime))
-		if err != nil {
-			return nil, fmt.Errorf("signing requests to %s: %w", signer, err)
-		}
-		if err := mgr.Add(source); err != nil {
-			return nil, fmt.Errorf("adding the signing requests to %s: %w", signer, err)
-		}
-		requests[signer] = source
-	}
-	return requests, nil
-}
-
-func requestsTo(signer string, watchTime time.Duration) optional.Options {
-	return optional.Options{
-		FieldSelector: fields.OneTermEqualSelector("spec.signerName", signer),
-		Ignore:        hasLongName,
-		Transform:     stripSigningRequest,
-		Indexers:      toolscache.Indexers{csr.NodeNameIndex: csr.IndexNodeName},
-		WatchTime:     watchTime,
-	}
-}
-
-// +kubebuilder:rbac:groups="",resources=configmaps,namespace=kube-system,resourceNames=kube-root-ca.crt,verbs=list;watch
-
-func addConfigMap(
-	mgr manager.Manager, watching client.WithWatch, name types.NamespacedName, watchTime time.Duration,
-) (*optional.Source[*corev1.ConfigMap], error) {
-	source, err := optional.New(watching, &corev1.ConfigMap{}, optional.Options{
-		Namespace:     name.Namespace,
-		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name.Name),
-		Transform:     cache.TransformStripManagedFields(),
-		WatchTime:     watchTime,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("ConfigMap %s: %w", name, err)
-	}
-	if err := mgr.Add(source); err != nil {
-		return nil, fmt.Errorf("adding the source of ConfigMap %s: %w", name, err)
-	}
-	return source, nil
-}
 
 // identity is the part of an object's metadata that the controllers read.
 func identity(o *metav1.ObjectMeta) metav1.ObjectMeta {
@@ -162,8 +81,9 @@ func stripSigningRequest(o any) (any, error) {
 	return request, nil
 }
 
-// canonical replaces a text by the one copy of it that there is. It saves memory where many objects have the same text, and
-// time when they are compared.
+// canonical replaces a text by an equal one that came before. It saves memory where many objects have the same text, and time
+// when they are compared. Objects that come together, as in a list, share one copy. Later ones may share another: package unique
+// forgets a copy at a garbage collection when nobody has its handle, which is not kept here.
 func canonical[T ~string](text *T) { *text = T(unique.Make(string(*text)).Value()) }
 
 // compactNodeCertificates has the texts once that are the same in all NodeCertificates, or in one: the certificate in use is the

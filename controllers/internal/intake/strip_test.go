@@ -1,7 +1,7 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package intake
 
 import (
 	"fmt"
