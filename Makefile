@@ -34,7 +34,7 @@ DESIGN_REQUESTS ?= 1000 5000 10000
 
 # Tests: what to test, and for how long at most per package; how long each fuzz target and benchmark runs.
 PACKAGES ?= ./...
-TIMEOUT ?= 15m
+TIMEOUT ?= 25m
 FUZZTIME ?= 30s
 BENCH ?= .
 

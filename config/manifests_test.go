@@ -27,6 +27,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -301,6 +302,9 @@ func checkMemoryLimit(t *testing.T, container *corev1.Container) {
 	t.Errorf("container %s does not know its memory limit: set GOMEMLIMIT", container.Name)
 }
 
+// soon is how long anything may take on a busy machine.
+const soon = time.Minute
+
 // What is shipped works as it is: everything is accepted, without a warning, and the manager may do what it needs and no more.
 func TestOnAnAPIServer(t *testing.T) {
 	c := cluster.StartForTest(t, cluster.Options{Log: t.Output()})
@@ -315,7 +319,7 @@ func TestOnAnAPIServer(t *testing.T) {
 	// kubectl diff fails where there is a difference: what the API server fills in must be none, nor a value that it writes in
 	// another way, or GitOps tools would apply it over and over. Argo CD compares as in the first pair, Flux as in the second.
 	kubectl(t, "apply", "-k", "default")
-	kubectl(t, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+	kubectl(t, "wait", "--for=condition=Established", "--timeout=2m", "crd", "--all")
 	kubectl(t, "diff", "-k", "default")
 	kubectl(t, "apply", "--server-side", "-k", "default")
 	kubectl(t, "diff", "--server-side", "-k", "default")
@@ -361,7 +365,7 @@ func TestOnAnAPIServer(t *testing.T) {
 			for _, p := range grants {
 				// It takes a moment to be in force.
 				granted := func(context.Context) (bool, error) { return allowed(t, reviews, manager, p), nil }
-				if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
+				if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, soon, true, granted); err != nil {
 					t.Errorf("the manager may not %+v after it was granted that: %v", p, err)
 				}
 			}
@@ -443,7 +447,15 @@ func testMonitoring(t *testing.T, kubectl func(t *testing.T, args ...string) str
 	for _, definition := range definitions {
 		kubectl(t, "apply", "--server-side", "-f", definition)
 	}
-	kubectl(t, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+	kubectl(t, "wait", "--for=condition=Established", "--timeout=2m", "crd", "--all")
+	for _, kind := range []string{"ServiceMonitor", "PrometheusRule"} {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(schema.GroupVersionKind{Group: "monitoring.coreos.com", Version: "v1", Kind: kind + "List"})
+		served := func(ctx context.Context) (bool, error) { return reviews.List(ctx, list) == nil, nil } // it takes a moment
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, soon, true, served); err != nil {
+			t.Fatalf("%s is not served: %v", kind, err)
+		}
+	}
 	kubectl(t, "apply", "--server-side", "-k", "testdata/monitoring")
 	for _, object := range []string{
 		"servicemonitor/notafter-metrics", "prometheusrule/notafter", "secret/notafter-scraper", "configmap/notafter-dashboard",
@@ -458,7 +470,7 @@ func testMonitoring(t *testing.T, kubectl func(t *testing.T, args ...string) str
 		err := reviews.Create(ctx, review)
 		return review.Status.Allowed, err
 	}
-	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, granted); err != nil {
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, soon, true, granted); err != nil {
 		t.Errorf("the scraper may not read metrics: %v, %v", review.Status, err)
 	}
 }

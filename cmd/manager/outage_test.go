@@ -6,6 +6,7 @@ package main
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -85,6 +86,6 @@ func (k *keeper) expectReport(nodes ...string) {
 	k.Eventually(func() (*v1alpha1.CertificatePolicy, error) {
 		k.revive()
 		return k.policy()
-	}).Should(WithTransform(broken, ConsistOf(findings)))
-	k.Eventually(k.events).Should(Equal(told(nodes, nil)))
+	}).WithTimeout(3 * time.Minute).Should(WithTransform(broken, ConsistOf(findings)))
+	k.Eventually(k.tells).Should(Equal(told(nodes, nil)))
 }

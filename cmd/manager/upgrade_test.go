@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
@@ -45,10 +46,13 @@ func TestUpgrade(t *testing.T) {
 
 	w.Expect(operator.Install(t.Context(), w.cluster, manifests)).To(Succeed())
 	upgradedPolicy, upgradedFacts := &v1alpha1.CertificatePolicy{}, &v1alpha1.NodeCertificates{}
-	w.Expect(w.admin.Get(t.Context(), key, upgradedPolicy)).To(Succeed())
-	w.Expect(w.admin.Get(t.Context(), key, upgradedFacts)).To(Succeed())
-	w.Expect(upgradedPolicy).To(Equal(policy))
-	w.Expect(upgradedFacts).To(Equal(facts))
+	// For a while, because the API server goes on serving the old definitions for a moment.
+	w.Consistently(func(g Gomega) {
+		g.Expect(w.admin.Get(t.Context(), key, upgradedPolicy)).To(Succeed())
+		g.Expect(w.admin.Get(t.Context(), key, upgradedFacts)).To(Succeed())
+		g.Expect(upgradedPolicy).To(Equal(policy))
+		g.Expect(upgradedFacts).To(Equal(facts))
+	}, 3*time.Second).Should(Succeed())
 
 	replica := w.start()
 	w.Eventually(w.leads).WithArguments(replica).Should(BeTrue())
@@ -111,7 +115,8 @@ func (w *world) leaveBehind(path string) {
 		}
 		object.SetOwnerReferences(owners)
 		status := object.Object["status"]
-		w.Expect(w.admin.Create(w.t.Context(), object)).To(Succeed())
+		// A kind that is established may take a moment to be served.
+		w.Eventually(func() error { return w.admin.Create(w.t.Context(), object) }).Should(Succeed())
 		object.Object["status"] = status
 		w.Expect(w.admin.Status().Update(w.t.Context(), object)).To(Succeed())
 	}

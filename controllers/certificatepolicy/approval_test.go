@@ -9,10 +9,12 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/enqueue"
+	"github.com/notafter/notafter/controllers/internal/metrics"
 	"github.com/notafter/notafter/controllers/internal/policy"
 )
 
@@ -77,8 +79,11 @@ var _ = Describe("What the approver of signing requests says", func() {
 
 		By("another process taking over, whose approver has not judged the requests yet")
 		run.stop()
-		run = startController()
 		before := current(ctx, Default, p.Name).ResourceVersion
+		run = startController()
+		Eventually(func() int { // the policy that does not wait for the approver
+			return testutil.CollectAndCount(metrics.New(k8s, nil, run.verdicts), "notafter_policy_condition")
+		}).Should(BeNumerically(">", 0))
 		Consistently(func(g Gomega) {
 			g.Expect(current(ctx, g, p.Name).ResourceVersion).To(Equal(before), "the status is written")
 		}).WithTimeout(2 * time.Second).Should(Succeed())

@@ -64,13 +64,15 @@ var _ = Describe("CertificatePolicy, to kstatus,", func() {
 		now := time.Now()
 		facts := observe(ctx, createNode(ctx, "verdicts", "verdicts-1"), now.Add(-time.Hour), now.Add(99*time.Hour))
 		for _, turn := range []struct {
-			state, want string
-			change      func()
+			state, want, finding string
+			change               func()
 		}{
-			{"rotation-due", "True AsExpected", func() { serves(facts, now.Add(-85*time.Hour), now.Add(15*time.Hour)) }},
-			{"overdue", "False RotationOverdue", func() { serves(facts, now.Add(-95*time.Hour), now.Add(5*time.Hour)) }},
-			{"expired", "False Expired", func() { serves(facts, now.Add(-100*time.Hour), now.Add(-time.Hour)) }},
-			{"unreachable", "Unknown ProbeFailed", func() {
+			{"rotation-due", "True AsExpected", v1alpha1.ReasonRotationDue, func() {
+				serves(facts, now.Add(-85*time.Hour), now.Add(15*time.Hour))
+			}},
+			{"overdue", "False RotationOverdue", "", func() { serves(facts, now.Add(-95*time.Hour), now.Add(5*time.Hour)) }},
+			{"expired", "False Expired", "", func() { serves(facts, now.Add(-100*time.Hour), now.Add(-time.Hour)) }},
+			{"unreachable", "Unknown ProbeFailed", "", func() {
 				serving := facts.Status.Serving
 				serving.Mode, serving.Outcome, serving.NameMatch = v1alpha1.ServingModeUnknown, v1alpha1.ProbeUnreachable, ""
 				facts.Status.Certificates = nil
@@ -79,6 +81,9 @@ var _ = Describe("CertificatePolicy, to kstatus,", func() {
 			turn.change()
 			Expect(k8s.Status().Update(ctx, facts)).To(Succeed())
 			eventuallyCondition(ctx, p.Name, v1alpha1.ConditionCompliant, turn.want)
+			if turn.finding != "" {
+				eventuallyFinding(ctx, p.Name, turn.finding, func(Gomega, *v1alpha1.Finding) {})
+			}
 			expectState(ctx, p.Name, turn.state, status.CurrentStatus)
 		}
 	})
@@ -110,8 +115,9 @@ var _ = Describe("CertificatePolicy, to kstatus,", func() {
 		Expect(k8s.Delete(ctx, got)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) {
 			got := current(ctx, Default, p.Name)
+			before := client.MergeFrom(got.DeepCopy())
 			got.Finalizers = nil
-			Expect(k8s.Update(ctx, got)).To(Succeed())
+			Expect(k8s.Patch(ctx, got, before)).To(Succeed())
 		})
 		Eventually(func(g Gomega) { // a deletion counts as another generation
 			got := current(ctx, g, p.Name)
@@ -139,8 +145,9 @@ var _ = Describe("CertificatePolicy, to kstatus,", func() {
 				And(HaveField("Reason", v1alpha1.ReasonInvalidSpec), HaveField("Note", ContainSubstring("spec.nodes.selector")))))
 		}).Should(Succeed())
 
+		before := client.MergeFrom(got.DeepCopy())
 		got.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{poolLabel: "stalled"}
-		Expect(k8s.Update(ctx, got)).To(Succeed())
+		Expect(k8s.Patch(ctx, got, before)).To(Succeed())
 		eventuallyCondition(ctx, p.Name, v1alpha1.ConditionReady, "True Evaluated")
 		Expect(conditions(current(ctx, Default, p.Name))).NotTo(HaveKey(v1alpha1.ConditionStalled))
 	})
@@ -198,11 +205,12 @@ func withoutSelectorRules(ctx context.Context) (restore func(context.Context)) {
 	labels := selector.Properties["matchLabels"]
 	labels.XValidations = nil
 	selector.Properties["matchLabels"] = labels
-	Expect(k8s.Update(ctx, &crd)).To(Succeed())
+	Expect(k8s.Patch(ctx, &crd, client.MergeFrom(original))).To(Succeed())
 	return func(ctx context.Context) {
 		GinkgoHelper()
 		Expect(k8s.Get(ctx, key, &crd)).To(Succeed())
+		before := client.MergeFrom(crd.DeepCopy())
 		crd.Spec = original.Spec
-		Expect(k8s.Update(ctx, &crd)).To(Succeed())
+		Expect(k8s.Patch(ctx, &crd, before)).To(Succeed())
 	}
 }

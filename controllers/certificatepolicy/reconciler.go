@@ -184,8 +184,8 @@ func (r *reconciler) remember(ctx context.Context, p *v1alpha1.CertificatePolicy
 
 // untilKnown returns how long a policy that another process evaluated before is left as that found it, because this one, which
 // begins to look when it leads, has not looked at everything yet. What is written of the nodes may be of any age: after a weekend
-// without notafter, certificates that live for a day would all pass for expired. And what the approver of signing requests has not
-// judged yet would be taken for over.
+// without notafter, certificates that live for a day would all pass for expired. And what the approver of signing requests has
+// not judged yet would be taken for over.
 func (r *reconciler) untilKnown(p *v1alpha1.CertificatePolicy, m *memory, now time.Time) time.Duration {
 	if len(p.Status.Conditions) == 0 || m.known {
 		return 0

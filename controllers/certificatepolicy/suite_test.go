@@ -40,6 +40,9 @@ import (
 	"github.com/notafter/notafter/hack/cluster"
 )
 
+// soon is how long anything may take on a busy machine. What has to be prompt is measured.
+const soon = time.Minute
+
 // poolLabel is what a spec's policy selects its nodes by.
 const poolLabel = "test.notafter.dev/pool"
 
@@ -58,8 +61,9 @@ func TestCertificatePolicy(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	logf.SetLogger(zap.New(zap.WriteTo(GinkgoWriter), zap.UseDevMode(true)))
-	SetDefaultEventuallyTimeout(10 * time.Second)
+	SetDefaultEventuallyTimeout(soon)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
+	EnforceDefaultTimeoutsWhenUsingContexts()
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 	utilruntime.Must(apiextensionsv1.AddToScheme(scheme))
@@ -242,6 +246,18 @@ func (s *sightings) first(reason string) (time.Time, *v1alpha1.Finding) {
 		}
 	}
 	return time.Time{}, nil
+}
+
+// eventually waits for a finding of the reason, and returns when it was first seen.
+func (s *sightings) eventually(reason string) time.Time {
+	GinkgoHelper()
+	var at time.Time
+	Eventually(func() *v1alpha1.Finding {
+		var finding *v1alpha1.Finding
+		at, finding = s.first(reason)
+		return finding
+	}).ShouldNot(BeNil(), reason)
+	return at
 }
 
 // waitQuiet returns when the policy may be written again at once.

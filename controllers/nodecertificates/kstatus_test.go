@@ -62,6 +62,7 @@ var _ = Describe("NodeCertificates, to kstatus,", func() {
 		Expect(k.SetEndpoint(kubelet.EndpointRefuses)).To(Succeed())
 		Eventually(status(ctx, name)).Should(And(
 			serves(v1alpha1.ServingModeUnknown, v1alpha1.ProbeUnreachable),
+			HaveField("Serving.Message", ContainSubstring("refused")), // where it hung, it would be tried again
 			answered(v1alpha1.KubeletFailed), HaveField("Certificates", HaveLen(3))))
 		expectState(ctx, name, "unreachable", kstatus.CurrentStatus)
 
@@ -84,5 +85,5 @@ var _ = Describe("NodeCertificates, to kstatus,", func() {
 		before = client.MergeFrom(object.DeepCopy())
 		object.Finalizers = nil
 		Expect(c.Patch(ctx, object, before)).To(Succeed())
-	}, SpecTimeout(2*soon))
+	}, SpecTimeout(6*soon))
 })

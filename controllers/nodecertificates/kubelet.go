@@ -222,8 +222,8 @@ func (p *prober) askWhenDue(ctx context.Context, q question, current record, nex
 		result := p.ask(ctx, target, timeout)
 		return result, result.TimedOut
 	})
-	if err := ctx.Err(); err != nil {
-		return reconcile.Result{}, fmt.Errorf("asking the kubelet of node %s about itself: %w", q.node.Name, err)
+	if ctx.Err() != nil {
+		return cutShort(ctx, fmt.Sprintf("asking the kubelet of node %s about itself", q.node.Name))
 	}
 	if !done {
 		p.records.put(q.node.Name, latest)

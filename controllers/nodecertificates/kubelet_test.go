@@ -180,6 +180,23 @@ func TestSlowAnswersWaitAmongTheSuspects(t *testing.T) {
 	}
 }
 
+func TestKubeletIsNotJudgedByAnAnswerThatWasCutShort(t *testing.T) {
+	a := newAsked(t)
+	a.answer = presented(leafFrom(pkitest.Start()).Chain())
+	a.step()
+	ctx, cancel := context.WithCancel(t.Context())
+	a.ask = func(context.Context, kubelet.Target, time.Duration) kubelet.Result {
+		cancel()
+		return kubelet.Result{Outcome: v1alpha1.KubeletFailed}
+	}
+	if result, err := a.Reconcile(ctx, requestFor("one")); err != nil || result.RequeueAfter != enqueue.NoDelay {
+		t.Errorf("result %v and error %v, want that it is due, and no complaint about being stopped", result, err)
+	}
+	if got := a.answers(); got != nil {
+		t.Errorf("answers = %+v", got)
+	}
+}
+
 func TestKubeletIsAskedWhenAClientCertificateWasIssued(t *testing.T) {
 	a := newAsked(t)
 	older, newer := leafFrom(pkitest.Start()), leafFrom(noon)

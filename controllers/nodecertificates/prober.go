@@ -5,6 +5,7 @@ package nodecertificates
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -117,9 +118,8 @@ func (p *prober) reconcile(
 		result := p.probe(ctx, tlsprobe.Target{Address: address}, timeout)
 		return result, result.TimedOut
 	})
-	if err := ctx.Err(); err != nil {
-		// The probe was cut short, by the end of this process as a rule, and says nothing about the node.
-		return reconcile.Result{}, fmt.Errorf("probing node %s: %w", node.Name, err)
+	if ctx.Err() != nil {
+		return cutShort(ctx, "probing node "+node.Name)
 	}
 	now := p.clock.Now()
 	if !done {
@@ -140,6 +140,15 @@ func (p *prober) reconcile(
 	p.settle(q, &latest)
 	p.remember(node, current, latest)
 	return p.sooner(p.due(max(plan.next().Sub(now), enqueue.NoDelay), plan), q, latest), nil
+}
+
+// cutShort is the result of what was cut short, which says nothing about the node. This process being stopped is no failure that
+// somebody would have to hear of. That the time for a reconciliation was over is one.
+func cutShort(ctx context.Context, doing string) (reconcile.Result, error) {
+	if err := ctx.Err(); !errors.Is(err, context.Canceled) {
+		return reconcile.Result{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	return reconcile.Result{RequeueAfter: enqueue.NoDelay}, nil
 }
 
 // recordOf is what is known of the node. A node that could not be asked before this process started is suspect from the start.

@@ -23,9 +23,9 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/notafter/notafter/api/v1alpha1"
+	"github.com/notafter/notafter/controllers/internal/enqueue"
 	"github.com/notafter/notafter/controllers/internal/observe/tlsprobe"
 	"github.com/notafter/notafter/controllers/internal/observe/trust"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
@@ -331,8 +331,8 @@ func TestProberWaitsForAPlaceUntilItIsStopped(t *testing.T) {
 	b.take(b.places.fast)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.Reconcile(ctx, requestFor("one")); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want that it was stopped", err)
+	if result, err := b.Reconcile(ctx, requestFor("one")); err != nil || result.RequeueAfter != enqueue.NoDelay {
+		t.Errorf("result %v and error %v, want that it is due, and no complaint about being stopped", result, err)
 	}
 	b.expect(0, 0)
 	b.places.fast.Release(1)
@@ -445,17 +445,38 @@ func TestProberForgetsNodesThatNoPolicySelects(t *testing.T) {
 func TestProberLearnsNothingFromItsOwnEnd(t *testing.T) {
 	b := newBench(t, nodeOne(), policyNamed("a"))
 	ctx, cancel := context.WithCancel(t.Context())
+	probed := 0
 	b.probe = func(context.Context, tlsprobe.Target, time.Duration) tlsprobe.Result {
+		probed++
 		cancel()
 		return tlsprobe.Result{Outcome: v1alpha1.ProbeHandshakeFailed}
 	}
-	if _, err := b.Reconcile(ctx, reconcile.Request{NamespacedName: types.NamespacedName{Name: "one"}}); err == nil {
-		t.Error("no error, so the node is not tried again")
+	result, err := b.Reconcile(ctx, requestFor("one"))
+	if err != nil {
+		t.Errorf("being stopped is complained about: %v", err)
+	}
+	if result.RequeueAfter != enqueue.NoDelay {
+		t.Errorf("the node is tried again after %s, want at once", result.RequeueAfter)
 	}
 	if found, ok := b.records.get("one", "uid-1"); ok {
 		t.Errorf("record = %+v", found)
 	}
+	if probed != 1 {
+		t.Errorf("%d probes, want one that was cut short", probed)
+	}
 	b.expect(0, 0)
+}
+
+func TestProberReportsAReconciliationThatTookTooLong(t *testing.T) {
+	b := newBench(t, nodeOne(), policyNamed("a"))
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	if _, err := b.Reconcile(ctx, requestFor("one")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want that the time is over", err)
+	}
+	if found, ok := b.records.get("one", "uid-1"); ok {
+		t.Errorf("record = %+v", found)
+	}
 }
 
 func TestProbeMetricsAreRegistered(t *testing.T) {

@@ -40,6 +40,8 @@ const (
 	quick = 10 * time.Second
 	// interval is the shortest that the API allows.
 	interval = 10 * time.Second
+	// silentLabel is on the Nodes whose kubelets do not answer.
+	silentLabel = "test.notafter.dev/silent"
 	// concurrency is how many nodes are probed at once, besides those that do not answer.
 	concurrency = 2
 )
@@ -81,11 +83,17 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 
 	c, err = client.New(server.Config(), client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
-	policy := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: "all"}}
-	policy.Spec.Nodes.Probe.Interval = &metav1.Duration{Duration: interval}
-	// Longer than the prober is patient with a node it does not suspect.
-	policy.Spec.Nodes.Probe.Timeout = &metav1.Duration{Duration: patience + patience/2}
-	Expect(c.Create(ctx, policy)).To(Succeed())
+	// Nodes have time to answer on a busy machine, but for those that will not. They have a little more than the prober is patient
+	// with a node it does not suspect.
+	for operator, timeout := range map[metav1.LabelSelectorOperator]time.Duration{
+		metav1.LabelSelectorOpDoesNotExist: quick, metav1.LabelSelectorOpExists: patience + patience/2,
+	} {
+		policy := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{GenerateName: "nodes-"}}
+		policy.Spec.Nodes.Selector.MatchExpressions = []v1alpha1.NodeSelectorRequirement{{Key: silentLabel, Operator: operator}}
+		policy.Spec.Nodes.Probe.Interval = &metav1.Duration{Duration: interval}
+		policy.Spec.Nodes.Probe.Timeout = &metav1.Duration{Duration: timeout}
+		Expect(c.Create(ctx, policy)).To(Succeed())
+	}
 
 	makeReader(ctx)
 	startManager()

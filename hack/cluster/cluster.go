@@ -63,7 +63,12 @@ func newCluster(ctx context.Context, o Options, lock locker) (*Cluster, error) {
 	var err error
 	if o.Dir == "" {
 		c.temporary = true
-		c.options.Dir, c.lock, err = temporaryDir()
+		if o.parent == "" {
+			o.parent, err = temporaryParent()
+		}
+		if err == nil {
+			c.options.Dir, c.lock, err = temporaryDir(o.parent)
+		}
 	} else if c.options.Dir, err = claim(o.Dir); err == nil {
 		c.lock, err = lock(lockPath(c.options.Dir))
 	}

@@ -32,15 +32,14 @@ const helperEnv = "NOTAFTER_TEST_CLUSTER_HELPER"
 func TestMain(m *testing.M) {
 	logf.SetLogger(logr.Discard()) // else controller-runtime complains
 	if mode := os.Getenv(helperEnv); mode != "" {
-		helper(mode, os.Args[1])
+		helper(mode, Options{Dir: os.Args[1], parent: os.Args[2], ControllerManager: true})
 		return
 	}
 	os.Exit(m.Run())
 }
 
 // helper prints the cluster's folder when it runs.
-func helper(mode, dir string) {
-	options := Options{Dir: dir, ControllerManager: true}
+func helper(mode string, options Options) {
 	var c *Cluster
 	var err error
 	if mode == "up" {
@@ -57,13 +56,13 @@ func helper(mode, dir string) {
 }
 
 // startHelper runs a helper, whose standard output is returned.
-func startHelper(t *testing.T, mode, dir string) (*exec.Cmd, io.Reader) {
+func startHelper(t *testing.T, mode string, o Options) (*exec.Cmd, io.Reader) {
 	t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(executable, dir)
+	cmd := exec.Command(executable, o.Dir, o.parent)
 	cmd.Env = append(os.Environ(), helperEnv+"="+mode)
 	cmd.Stderr = t.Output()
 	output, err := cmd.StdoutPipe()
@@ -88,9 +87,9 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 }
 
 // killedWhenReady runs a helper until its cluster is ready, kills it and returns the cluster's folder.
-func killedWhenReady(t *testing.T, mode, dir string) string {
+func killedWhenReady(t *testing.T, mode string, o Options) string {
 	t.Helper()
-	cmd, output := startHelper(t, mode, dir)
+	cmd, output := startHelper(t, mode, o)
 	line, err := bufio.NewReader(output).ReadString('\n')
 	kill(t, cmd)
 	if err != nil {
@@ -101,7 +100,8 @@ func killedWhenReady(t *testing.T, mode, dir string) string {
 
 func TestClusterDiesWithItsOwner(t *testing.T) {
 	t.Parallel()
-	dir := killedWhenReady(t, "start", "")
+	parent := t.TempDir() // where no other process tidies up
+	dir := killedWhenReady(t, "start", Options{parent: parent})
 	if runtime.GOOS == "linux" {
 		eventuallyNoProcesses(t, dir)
 	}
@@ -109,7 +109,7 @@ func TestClusterDiesWithItsOwner(t *testing.T) {
 		t.Fatal("the killed helper removed its folder: this tests nothing")
 	}
 
-	c := StartForTest(t, Options{Log: t.Output()})
+	c := StartForTest(t, Options{parent: parent, Log: t.Output()})
 	expectNothingOf(t, dir) // the next cluster tidies up
 	if filepath.Dir(dir) != filepath.Dir(c.Dir()) {
 		t.Errorf("clusters in %s and %s: one would not find the other", dir, c.Dir())
@@ -119,7 +119,7 @@ func TestClusterDiesWithItsOwner(t *testing.T) {
 func TestStartReplacesADeadCluster(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	killedWhenReady(t, "start", dir)
+	killedWhenReady(t, "start", Options{Dir: dir})
 	c := StartForTest(t, Options{Dir: dir, Log: t.Output()})
 	if _, err := clientOf(t, c.Config()).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil {
 		t.Error(err)
@@ -137,7 +137,7 @@ func TestDetached(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	killedWhenReady(t, "up", dir)
+	killedWhenReady(t, "up", Options{Dir: dir})
 
 	opened, err := Open(t.Context(), dir)
 	if err != nil {
@@ -174,11 +174,14 @@ func TestDetached(t *testing.T) {
 func TestDownAfterAnInterruptedUp(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "cluster")
-	cmd, _ := startHelper(t, "up", dir)
+	cmd, _ := startHelper(t, "up", Options{Dir: dir})
 	eventuallyRunning(t, dir, binaries.APIServer)
 	kill(t, cmd)
 	if runtime.GOOS == "linux" { // elsewhere such a process cannot be seen once its folder is gone
-		if err := os.RemoveAll(dir); err != nil {
+		err := wait.PollUntilContextTimeout(t.Context(), pollInterval, eventually, true, func(context.Context) (bool, error) {
+			return os.RemoveAll(dir) == nil, nil // it fails where a program makes a file at that moment
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

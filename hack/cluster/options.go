@@ -21,6 +21,8 @@ type Options struct {
 	// not run any more, and all that is in it belongs to the cluster: the next Start in it, or Down, removes it. Default: a
 	// new folder under the repository's .cache, which Stop removes.
 	Dir string
+	// parent is where the new folder comes instead, and where those of dead clusters are looked for.
+	parent string
 	// ControllerManager also runs kube-controller-manager with the controllers that certificates, their requests and
 	// objects with owners need: it approves and signs certificates, publishes kube-root-ca.crt and collects garbage.
 	ControllerManager bool
@@ -60,7 +62,7 @@ var controllers = []string{
 	"namespace-controller",
 }
 
-// complete returns the options with their defaults, except for Dir.
+// complete returns the options with their defaults, except for the folders.
 func (o Options) complete() (Options, error) {
 	if o.Log == nil {
 		o.Log = os.Stderr

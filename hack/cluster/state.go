@@ -21,9 +21,9 @@ import (
 
 const (
 	// openTimeout is how long a running API server may take to answer.
-	openTimeout = 5 * time.Second
+	openTimeout = 30 * time.Second
 	// downTimeout is how long Down waits for another process that is starting the cluster.
-	downTimeout = 30 * time.Second
+	downTimeout = time.Minute
 )
 
 // Up starts a detached cluster in options.Dir, unless it runs already: then it only does what is left to do. It says
@@ -128,13 +128,17 @@ func Down(ctx context.Context, dir string) (found bool, err error) {
 	return existed || len(processes) > 0, errors.Join(err, lock.Release())
 }
 
-// temporaryDir makes and locks a folder for a cluster, after removing those that killed processes left behind.
-func temporaryDir() (string, *filelock.Lock, error) {
+// temporaryParent is where the folders are of clusters that were given none.
+func temporaryParent() (string, error) {
 	root, err := binaries.RepositoryRoot()
 	if err != nil {
-		return "", nil, fmt.Errorf("finding a place for it (or set Options.Dir): %w", err)
+		return "", fmt.Errorf("finding a place for it (or set Options.Dir): %w", err)
 	}
-	parent := filepath.Join(root, ".cache", "cluster-runs")
+	return filepath.Join(root, ".cache", "cluster-runs"), nil
+}
+
+// temporaryDir makes and locks a folder for a cluster under parent, after removing those that killed processes left behind.
+func temporaryDir(parent string) (string, *filelock.Lock, error) {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return "", nil, fmt.Errorf("making the clusters' folder: %w", err)
 	}

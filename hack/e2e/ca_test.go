@@ -42,6 +42,8 @@ func caSpecs() {
 
 	It("blames nobody as long as both are published", func(ctx SpecContext) {
 		begin := time.Now()
+		former := apiServerSerials(ctx)
+		Expect(former).NotTo(BeEmpty())
 		Expect(server.AddCA(ctx)).To(Succeed())
 		reconnect(ctx)
 		Eventually(published).WithContext(ctx).Should(HaveLen(2))
@@ -60,8 +62,9 @@ func caSpecs() {
 
 		Eventually(policyOf(controlPlane)).WithContext(ctx).Should(HaveField("Status.ControlPlane", And(
 			ContainElement(HaveField("Purpose", v1alpha1.PurposeClusterCA)),
-			ContainElement(And(HaveField("Purpose", v1alpha1.PurposeAPIServer), HaveField("NotBefore.Time", BeTemporally(">", time.Time{})))),
-		)))
+			ContainElement(HaveField("Purpose", v1alpha1.PurposeAPIServer)),
+			HaveEach(HaveField("SerialNumber", Not(BeElementOf(former)))),
+		)), "the API server's new certificate")
 		expectHealthy(ctx, controlPlane, unapproved, steady1)
 		for _, name := range []string{controlPlane, steady1, unapproved} {
 			for _, s := range history.of(name) {
@@ -97,6 +100,20 @@ func reconnect(ctx context.Context) {
 	approver.Stop()
 	startApprover(ctx)
 	approver.Set(unapproved, kubelet.Verdict{Decision: kubelet.Ignore})
+}
+
+// apiServerSerials are the serial numbers of the certificates that API servers were seen to serve.
+func apiServerSerials(ctx context.Context) []string {
+	GinkgoHelper()
+	policy, err := policyOf(controlPlane)(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	var serials []string
+	for _, certificate := range policy.Status.ControlPlane {
+		if certificate.Purpose == v1alpha1.PurposeAPIServer {
+			serials = append(serials, certificate.SerialNumber)
+		}
+	}
+	return serials
 }
 
 // published reads the Cluster CA as every Pod gets it.

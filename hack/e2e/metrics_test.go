@@ -41,7 +41,7 @@ func metricsSpecs() {
 		By("asking through the Service, by way of the API server, which passes no credentials on")
 		_, err := try(ctx, "get", "--raw", "/api/v1/namespaces/"+systemNamespace+"/services/https:notafter-metrics:8443/proxy/metrics")
 		Expect(err).To(MatchError(ContainSubstring("the server has asked for the client to provide credentials")))
-	})
+	}, SpecTimeout(2*soon))
 }
 
 // leaderPod returns the manager's pod that leads.

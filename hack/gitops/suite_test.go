@@ -10,7 +10,6 @@ package gitops
 
 import (
 	"encoding/json"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,7 +112,7 @@ func startNode(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 	k, err := kubelet.Start(ctx, kubelet.Options{
 		Join: kubelet.Join{API: server.Config(), BootstrapToken: token}, Name: node, Dir: GinkgoT().TempDir(),
-		Address: netip.MustParseAddr("127.81.0.1"), Port: kubelet.AnyPort, Serving: kubelet.ServingSelfSigned,
+		Port: kubelet.AnyPort, Serving: kubelet.ServingSelfSigned,
 	})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(k.Stop)

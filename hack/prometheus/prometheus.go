@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	startTimeout = time.Minute
+	startTimeout = 3 * time.Minute
 	pollInterval = 100 * time.Millisecond
 )
 

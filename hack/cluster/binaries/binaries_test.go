@@ -7,7 +7,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha512"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -24,6 +26,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/notafter/notafter/hack/cluster/internal/filelock"
 )
 
 // repository makes a repository with the real modules, an empty cache and a go command that needs no time: it notes each
@@ -144,9 +149,13 @@ func TestBuildsWhatIsMissingOnce(t *testing.T) {
 	left := filepath.Join(r.root, ".cache", "build", "left") // by a run that was killed
 	writeScript(t, left, "")
 
+	lock, err := filelock.Try(filepath.Join(r.root, ".cache", "binaries.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var log syncBuffer
 	var both sync.WaitGroup
-	for range 2 { // two processes want them at the same moment
+	for range 2 { // two processes want them while a third is getting some
 		both.Go(func() {
 			found, err := Find(t.Context(), &log, ControlPlane()...)
 			if err != nil {
@@ -157,13 +166,19 @@ func TestBuildsWhatIsMissingOnce(t *testing.T) {
 			}
 		})
 	}
+	const waiting = "another process is getting programs"
+	err = wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return strings.Count(log.String(), waiting) == 2, nil
+	})
+	if err := errors.Join(err, lock.Release()); err != nil {
+		t.Errorf("waiting for both to wait: %v", err)
+	}
 	both.Wait()
 	if diff := cmp.Diff(allPackages, r.built(t)); diff != "" {
 		t.Errorf("packages built (-want +got):\n%s", diff)
 	}
 	for _, want := range []string{
 		"building kube-apiserver, kube-controller-manager, kubectl v1.", "about 5 minutes", "built etcd in",
-		"another process is getting programs",
 	} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not tell %q:\n%s", want, log.String())

@@ -127,8 +127,7 @@ func (e *endpoint) serve(mode Endpoint, listener net.Listener) error {
 			return errors.Join(err, listener.Close())
 		}
 		e.stop = func() {
-			closeAll(e.log, listener)
-			closeAll(e.log, held...)
+			closeAll(e.log, listener, held)
 		}
 	default:
 		err := fmt.Errorf("endpoint mode %q is unknown: use one of the Endpoint constants", mode)
@@ -212,9 +211,39 @@ func garble(conn net.Conn) {
 	}
 }
 
-// fillBacklog shortens the queue of connections that wait for accept, and fills it, so that the kernel drops the
-// packets of every further one: what a client sees of a host that is down. The returned connections keep it full.
-func fillBacklog(listener net.Listener) ([]io.Closer, error) {
+// backlog are connections that wait for accept, or to become some that do.
+type backlog struct {
+	cancel context.CancelFunc
+	dials  sync.WaitGroup
+	mu     sync.Mutex
+	open   []net.Conn
+}
+
+// dial connects, however long that takes, and says how it went.
+func (b *backlog) dial(ctx context.Context, address string, result chan<- error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err == nil {
+		b.mu.Lock()
+		b.open = append(b.open, conn)
+		b.mu.Unlock()
+	}
+	result <- err
+}
+
+// Close ends all of them.
+func (b *backlog) Close() (err error) {
+	b.cancel()
+	b.dials.Wait()
+	for _, conn := range b.open {
+		err = errors.Join(err, conn.Close())
+	}
+	return err
+}
+
+// fillBacklog shortens the queue of connections that wait for accept to the one that there is always room for, and fills it,
+// so that the kernel drops the packets of every further one: what a client sees of a host that is down. That a dial takes long
+// does not show that the queue is full, on a busy machine. So there are several, of which one gets the place.
+func fillBacklog(listener net.Listener) (io.Closer, error) {
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
 		return nil, fmt.Errorf("black hole: a %T has no backlog", listener)
@@ -230,21 +259,16 @@ func fillBacklog(listener net.Listener) ([]io.Closer, error) {
 	if shortened != nil {
 		return nil, fmt.Errorf("black hole: shorten the backlog: %w", shortened)
 	}
-	const tries, patience = 16, 200 * time.Millisecond
-	dialer := &net.Dialer{Timeout: patience}
-	var held []io.Closer
-	for range tries {
-		conn, err := dialer.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			return held, nil //nolint:nilerr // that it times out is what is wanted
-		}
-		held = append(held, conn)
+	const dials = 8
+	ctx, cancel := context.WithCancel(context.Background())
+	held, results := &backlog{cancel: cancel}, make(chan error, dials)
+	for range dials {
+		held.dials.Go(func() { held.dial(ctx, listener.Addr().String(), results) })
 	}
-	for _, conn := range held {
-		err = errors.Join(err, conn.Close())
+	if err := <-results; err != nil {
+		return nil, errors.Join(fmt.Errorf("black hole: fill the backlog of %s: %w", listener.Addr(), err), held.Close())
 	}
-	full := fmt.Errorf("black hole: %d connections did not fill the backlog of %s", tries, listener.Addr())
-	return nil, errors.Join(full, err)
+	return held, nil
 }
 
 func closeAll(log logr.Logger, closers ...io.Closer) {

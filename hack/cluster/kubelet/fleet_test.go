@@ -35,10 +35,7 @@ func TestFleet(t *testing.T) {
 		options = append(options, kubelet.Options{Name: name, Heartbeat: kubelet.NoHeartbeat})
 		approver.Set(name, kubelet.Verdict{Decision: kubelet.Approve})
 	}
-	ctx := withTimeout(t)
-	if count > 200 {
-		ctx = t.Context()
-	}
+	ctx := t.Context()
 	begin := time.Now()
 	if err := fleet.StartAll(ctx, options...); err != nil {
 		t.Fatal(err)

@@ -8,9 +8,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,9 +18,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/notafter/notafter/hack/cluster/kubelet"
@@ -81,10 +83,7 @@ func TestWithoutApproverAnswersWithAlert(t *testing.T) {
 	eventually(t, "pending request", func() bool {
 		return len(requests(t, k, certificatesv1.KubeletServingSignerName)) == 1
 	})
-	_, err := handshake(k)
-	// What Go's client sees: the alert is not a tls.AlertError, but an OpError that says who sent it.
-	var remote *net.OpError
-	if !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err.Error() != "tls: internal error" {
+	if _, err := handshake(k); !answersWithAlert(err) {
 		t.Fatalf("want the alert internal_error, got %#v", err)
 	}
 	node, err := admin.CoreV1().Nodes().Get(withTimeout(t), k.Name(), metav1.GetOptions{})
@@ -111,16 +110,17 @@ func TestDenied(t *testing.T) {
 			all[0].Status.Conditions[0].Type == certificatesv1.CertificateDenied &&
 			all[0].Status.Conditions[0].Reason == "NotOnTheList"
 	})
-	if _, err := handshake(k); err == nil {
-		t.Error("it serves without a certificate")
+	if _, err := handshake(k); !answersWithAlert(err) {
+		t.Errorf("want the alert internal_error, got %#v", err)
 	}
 	// The endpoint presents another certificate, so that the metrics can be read.
 	presented := issue(t, k, 1)
 	k.ServeCertificate(presented)
+	metrics := token(t, "metrics")
+	failed := regexp.MustCompile(`(?m)^kubelet_server_expiration_renew_errors [1-9]`)
 	eventually(t, "renewal error", func() bool {
-		_, body := get(t, k, "/metrics", token(t, "metrics"))
-		return strings.Contains(body, "kubelet_server_expiration_renew_errors 1") &&
-			strings.Contains(body, "kubelet_certificate_manager_server_ttl_seconds +Inf")
+		_, body := get(t, k, "/metrics", metrics)
+		return failed.MatchString(body) && strings.Contains(body, "kubelet_certificate_manager_server_ttl_seconds +Inf\n")
 	})
 }
 
@@ -146,7 +146,7 @@ func TestRenewsWhatIsDue(t *testing.T) {
 	approver.Set(k.Name(), kubelet.Verdict{Decision: kubelet.Approve})
 	eventually(t, "serving certificate renewed", func() bool { return !k.ServingCertificate().Equal(oldServing) })
 	_, body := get(t, k, "/metrics", token(t, "metrics"))
-	if !strings.Contains(body, "kubelet_certificate_manager_server_rotation_seconds_count 1") {
+	if !strings.Contains(body, "\nkubelet_certificate_manager_server_rotation_seconds_count 1\n") {
 		t.Errorf("no rotation in the metrics:\n%s", body)
 	}
 }
@@ -259,8 +259,8 @@ func TestEndpointModes(t *testing.T) {
 		var timeout net.Error
 		return errors.As(err, &timeout) && timeout.Timeout()
 	}
-	connects := func() bool {
-		conn, err := net.DialTimeout("tcp", k.Addr().String(), time.Second)
+	connects := func(timeout time.Duration) bool {
+		conn, err := net.DialTimeout("tcp", k.Addr().String(), timeout)
 		if err != nil {
 			return false
 		}
@@ -283,10 +283,18 @@ func TestEndpointModes(t *testing.T) {
 		if err := k.SetEndpoint(test.mode); err != nil {
 			t.Fatal(err)
 		}
-		if got := connects(); got != test.connects {
+		connecting, shaking := patience, patience
+		switch test.mode {
+		case kubelet.EndpointBlackHole:
+			connecting, shaking = time.Second, time.Second
+		case kubelet.EndpointHangs:
+			shaking = time.Second
+		default:
+		}
+		if got := connects(connecting); got != test.connects {
 			t.Errorf("%s: connects: %t", test.mode, got)
 		}
-		if _, err := handshake(k); !test.want(err) {
+		if _, err := handshakeWithin(shaking, k); !test.want(err) {
 			t.Errorf("%s: handshake: %v", test.mode, err)
 		}
 	}
@@ -298,8 +306,11 @@ func TestEndpointModes(t *testing.T) {
 func TestNodeWithoutAddressRequestsNothing(t *testing.T) {
 	t.Parallel()
 	k := startKubelet(t, func(o *kubelet.Options) { o.NoAddress = true })
-	// The manager looks for a template every second: after three, it would have asked.
-	<-time.After(3 * time.Second)
+	// One that has an address, and starts later, asks.
+	later := startKubelet(t, func(o *kubelet.Options) { o.Name += "-later" })
+	eventually(t, "request of another kubelet", func() bool {
+		return len(requests(t, later, certificatesv1.KubeletServingSignerName)) > 0
+	})
 	if got := requests(t, k, certificatesv1.KubeletServingSignerName); len(got) > 0 {
 		t.Fatalf("%d serving requests", len(got))
 	}
@@ -440,12 +451,16 @@ func TestNothingIsRegisteredWithoutAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Stop()
-	<-time.After(time.Second)
+	// One that has a token, and starts later, gets a certificate and a Node.
+	startKubelet(t, nil)
 	if k.ClientCertificate() != nil {
 		t.Error("it has a client certificate")
 	}
-	if _, err := handshake(k); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("it serves: %v", err)
+	if _, err := admin.CoreV1().Nodes().Get(withTimeout(t), k.Name(), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("it has a Node: %v", err)
+	}
+	if _, err := handshake(k); !answersWithAlert(err) {
+		t.Errorf("want the alert internal_error, got %#v", err)
 	}
 }
 
@@ -465,6 +480,21 @@ func bootstrapRequest(t *testing.T, k *kubelet.Kubelet) string {
 		}
 	}
 	return ""
+}
+
+// mayGet asks the API server, which takes note of permissions a little later, whether the ServiceAccount has this one.
+func mayGet(t *testing.T, account, subresource string) bool {
+	t.Helper()
+	review, err := admin.AuthorizationV1().SubjectAccessReviews().Create(withTimeout(t), &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               "system:serviceaccount:default:" + account,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Resource: "nodes", Subresource: subresource},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return review.Status.Allowed
 }
 
 // token returns one of a new ServiceAccount that may get the subresources of nodes.
@@ -495,6 +525,9 @@ func token(t *testing.T, subresources ...string) string {
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, subresource := range subresources {
+		eventually(t, "permission for nodes/"+subresource, func() bool { return mayGet(t, account.Name, subresource) })
 	}
 	issued, err := admin.CoreV1().ServiceAccounts("default").CreateToken(ctx, account.Name,
 		&authenticationv1.TokenRequest{}, metav1.CreateOptions{})

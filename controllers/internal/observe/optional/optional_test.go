@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -273,7 +274,8 @@ func TestWatchTime(t *testing.T) {
 	}
 }
 
-// TestRefusalsInPassing is about an API server that is restarted, and refuses what it will allow in a moment.
+// TestRefusalsInPassing is about an API server that is restarted, and refuses what it will allow in a moment. Before it answers
+// to the list after the refusals, the source has made up its mind about them.
 func TestRefusalsInPassing(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -285,33 +287,49 @@ func TestRefusalsInPassing(t *testing.T) {
 			var forbidden error = apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("no RBAC rule"))
 			var refused atomic.Int32
 			watcher := watch.NewFake()
-			watching := make(chan struct{})
+			watching, listing, served := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			serve := sync.OnceFunc(func() { close(served) })
 			c := fake.NewClientBuilder().WithObjects(configMap("a")).WithInterceptorFuncs(interceptor.Funcs{
 				List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
 					select {
 					case <-watching: // it was read before
-						refused.Add(1)
-						return forbidden
 					default:
 						return c.List(ctx, list, o...)
 					}
+					switch count := refused.Add(1); {
+					case count <= test.refusals:
+						return forbidden
+					case count == test.refusals+1:
+						close(listing)
+					}
+					<-served
+					return c.List(ctx, list, o...)
 				},
 				Watch: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) (watch.Interface, error) {
-					close(watching)
-					return watcher, nil
+					select {
+					case <-watching: // once more, after the refusals
+						return watch.NewFake(), nil
+					default:
+						close(watching)
+						return watcher, nil
+					}
 				},
 			}).Build()
 			s := start(t, withoutInitialEvents{c}, optional.Options{})
+			t.Cleanup(serve) // or the source would not end
 			eventually(t, "reading", readable(s))
 			<-watching
 			expired := apierrors.NewResourceExpired("compacted").ErrStatus // so that it lists again
 			watcher.Error(&expired)
-			eventually(t, "refusals", func() bool { return refused.Load() >= test.refusals })
-			if test.believed {
-				eventually(t, "belief", func() bool { return apierrors.IsForbidden(s.Err()) })
-			} else if all, err := s.List(); err != nil || len(all) != 1 {
+			<-listing
+			if got := apierrors.IsForbidden(s.Err()); got != test.believed {
+				t.Errorf("after %d refusals, Err() = %v", test.refusals, s.Err())
+			}
+			if all, err := s.List(); !test.believed && (err != nil || len(all) != 1) {
 				t.Errorf("List() = %v, %v, want what was read before", all, err)
 			}
+			serve()
+			eventually(t, "reading again", readable(s))
 		})
 	}
 }

@@ -40,9 +40,15 @@ func TestOneHolder(t *testing.T) {
 
 func TestWaitGivesUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	if _, err := Try(path); err != nil {
+	lock, err := Try(path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // until then, it is not collected as garbage, and so not released
+		if err := lock.Release(); err != nil {
+			t.Error(err)
+		}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	if _, err := Wait(ctx, path, cancel); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
