@@ -279,6 +279,31 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		}, SpecTimeout(6*time.Minute))
 	}
 
+	// watched runs an operator as a user of the policy's name, until it finds that all is well. What it returns changes what the user
+	// may not do, and waits until all is well again.
+	watched := func(ctx SpecContext, policy *v1alpha1.CertificatePolicy, changes ...func(*controllers.Options)) (
+		regrant func(but ...source), recovers func(),
+	) {
+		GinkgoHelper()
+		regrant = grant(ctx, admin, policy.Name)
+		user, err := elsewhere.UserConfig(policy.Name)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(admin.Create(ctx, policy)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
+		runOperator(user, append(changes, askingKubelets)...)
+		recovers = func() {
+			GinkgoHelper()
+			Eventually(func(g Gomega) {
+				g.Expect(admin.Get(ctx, client.ObjectKeyFromObject(policy), policy)).To(Succeed())
+				g.Expect(policy.Status.Findings).To(BeEmpty())
+				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
+			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		}
+		recovers()
+		return regrant, recovers
+	}
+	briefly := func(o *controllers.Options) { o.WatchTime = watchTime }
+
 	It("says so when permissions are withdrawn while it runs, and recovers", func(ctx SpecContext) {
 		const name = "withdrawn"
 		policy := policyFor(pool)
@@ -298,18 +323,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			}
 		}
 		policy.Spec.ControlPlane.Expiry.MinimumRemaining = &metav1.Duration{}
-		regrant := grant(ctx, admin, name)
-		user, err := elsewhere.UserConfig(name)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(admin.Create(ctx, policy)).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, askingKubelets, func(o *controllers.Options) { o.WatchTime = watchTime })
-		compliant := func(g Gomega) {
-			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
-			g.Expect(policy.Status.Findings).To(BeEmpty())
-			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected))
-		}
-		Eventually(compliant).WithContext(ctx).Should(Succeed())
+		regrant, recovers := watched(ctx, policy, briefly)
 
 		By("withdrawing all that can be done without")
 		regrant(withdrawable...)
@@ -327,7 +341,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 
 		By("granting it again")
 		regrant()
-		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		recovers()
 	}, SpecTimeout(6*time.Minute))
 
 	It("says so when kubelets refuse while it runs, once and of every node, and recovers", func(ctx SpecContext) {
@@ -335,18 +349,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		policy := policyFor(pool)
 		policy.Name = name
 		nodesOnly(&policy.Spec)
-		regrant := grant(ctx, admin, name)
-		user, err := elsewhere.UserConfig(name)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(admin.Create(ctx, policy)).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, askingKubelets)
-		compliant := func(g Gomega) {
-			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
-			g.Expect(policy.Status.Findings).To(BeEmpty())
-			g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
-		}
-		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		regrant, recovers := watched(ctx, policy)
 
 		By("withdrawing what the account may do that kubelets are asked with")
 		regrant(slices.DeleteFunc(slices.Clone(sources), func(s source) bool { return !s.reader })...)
@@ -363,7 +366,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 
 		By("granting it again")
 		regrant()
-		Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+		recovers()
 	}, SpecTimeout(8*time.Minute))
 
 	It("takes nothing for true that it may not look at or write down any more, and recovers", func(ctx SpecContext) {
@@ -371,18 +374,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		policy := policyFor(pool)
 		policy.Name = name
 		nodesOnly(&policy.Spec)
-		regrant := grant(ctx, admin, name)
-		user, err := elsewhere.UserConfig(name)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(admin.Create(ctx, policy)).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, askingKubelets, func(o *controllers.Options) { o.WatchTime = watchTime })
-		compliant := func(g Gomega) {
-			g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
-			g.Expect(policy.Status.Findings).To(BeEmpty())
-			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected))
-		}
-		Eventually(compliant).WithContext(ctx).Should(Succeed())
+		regrant, recovers := watched(ctx, policy, briefly)
 
 		for _, s := range []source{
 			{resource: "nodes", permission: "nodes"},
@@ -409,7 +401,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 				g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
 			}).WithContext(ctx).Should(Succeed())
 			regrant()
-			Eventually(compliant).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
+			recovers()
 		}
 	}, SpecTimeout(15*time.Minute))
 })
