@@ -32,8 +32,10 @@ DESIGN_IDLE ?= 10m
 REQUESTS ?= 1000
 DESIGN_REQUESTS ?= 1000 5000 10000
 
-# Tests: what to test, and for how long at most per package; how long each fuzz target and benchmark runs.
+# Tests: what to test, how many packages at once, of which most wait for clusters and need no processor, and for how long at most
+# each; how long each fuzz target and benchmark runs.
 PACKAGES ?= ./...
+PARALLEL ?= 4
 TIMEOUT ?= 25m
 FUZZTIME ?= 30s
 BENCH ?= .
@@ -146,7 +148,7 @@ prometheus: ## Build the Prometheus and the promtool that the tests run. The fir
 
 .PHONY: test
 test: binaries prometheus ## Run all tests with the race detector. PACKAGES=./controllers/... runs some.
-	@go test -race -shuffle=on -timeout $(TIMEOUT) $(PACKAGES)
+	@go test -race -shuffle=on -p $(PARALLEL) -timeout $(TIMEOUT) $(PACKAGES)
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on real nodes: root on Linux. E2E_KUBECONFIG= uses a cluster that is there. FOCUS= runs some.
