@@ -27,8 +27,8 @@ const (
 	eventInterval = 6 * time.Second
 	// subjectBurst and subjectInterval are the share of one subject, in transitions: a node that comes and goes must not use up
 	// what others need.
-	subjectBurst    = 10
-	subjectInterval = 5 * time.Minute
+	subjectBurst    = 20
+	subjectInterval = time.Minute
 	// summaryDelay is how long transitions without an Event of their own are collected into one that sums them up.
 	summaryDelay = 10 * time.Second
 	// maxNote is the API server's limit for the note of an Event, in bytes.

@@ -243,7 +243,7 @@ func TestFlappingIsSummedUp(t *testing.T) {
 		t.Errorf("Events of another node: %q", got)
 	}
 	r.announce(p, m, evidenceAt(summaryDelay, "flaps", "other"), []v1alpha1.Finding{expired})
-	if got := strings.Join(events.take(), "\n"); !strings.Contains(got, "10 findings raised (10 ProbeFailed); 10 findings over (10 ProbeFailed)") {
+	if got := strings.Join(events.take(), "\n"); !strings.Contains(got, "20 findings raised (20 ProbeFailed); 20 findings over (20 ProbeFailed)") {
 		t.Errorf("the summary says %q", got)
 	}
 	r.announce(p, m, evidenceAt(subjectBurst*subjectInterval, "flaps", "other"), []v1alpha1.Finding{expired})

@@ -17,7 +17,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
@@ -73,7 +72,7 @@ func holds(source v1alpha1.EvidenceSource, sha256 string) gomegatypes.GomegaMatc
 // counted is the sum of a counter of the prober.
 func counted(counter string) float64 {
 	GinkgoHelper()
-	families, err := ctrlmetrics.Registry.Gather()
+	families, err := registry.Gather()
 	Expect(err).NotTo(HaveOccurred())
 	var count float64
 	for _, family := range families {

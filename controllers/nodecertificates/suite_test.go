@@ -54,6 +54,8 @@ var (
 	join        kubelet.Join
 	scheme      = runtime.NewScheme()
 	stopManager func()
+	// registry has the metrics of the manager that runs.
+	registry *prometheus.Registry
 )
 
 func TestNodeCertificates(t *testing.T) {
@@ -117,6 +119,7 @@ func startManager() {
 	ctx, cancel := context.WithCancel(context.Background())
 	watching, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
+	registry = prometheus.NewRegistry()
 	requests, err := intake.AddSigningRequests(mgr, watching, 0)
 	Expect(err).NotTo(HaveOccurred())
 	configMap, err := intake.AddConfigMap(mgr, watching, trustBundle, 0)
@@ -124,7 +127,7 @@ func startManager() {
 	_, err = Add(mgr, Options{
 		Missing: missing,
 		Clock:   clock.RealClock{}, SigningRequests: requests, ProbeConcurrency: concurrency, ProbeLoopback: true,
-		KubeletReader: reader, Registerer: prometheus.NewRegistry(),
+		KubeletReader: reader, Registerer: registry,
 		Trust: trust.New(configMap, trustBundle, "ca.crt"), TrustConfigMap: configMap,
 	})
 	Expect(err).NotTo(HaveOccurred())
