@@ -26,6 +26,7 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/pki/pkitest"
 	"github.com/notafter/notafter/hack/cluster"
+	"github.com/notafter/notafter/hack/operator"
 )
 
 const (
@@ -43,8 +44,8 @@ const unjudged = "Unknown " + v1alpha1.ReasonNoNodesSelected
 // cataloguePolicy makes a policy that selects no node and watches only what the spec says, and waits until it finds nothing.
 func cataloguePolicy(ctx context.Context, watch func(*v1alpha1.CertificatePolicySpec)) {
 	GinkgoHelper()
-	policy := policyFor(catalogued)
-	nodesOnly(&policy.Spec)
+	policy := operator.PolicyFor(catalogued)
+	operator.NodesOnly(&policy.Spec)
 	watch(&policy.Spec)
 	Expect(c.Create(ctx, policy)).To(Succeed())
 	DeferCleanup(func(ctx SpecContext) { Expect(c.Delete(ctx, policy)).To(Succeed()) })
@@ -63,7 +64,7 @@ func expectFinding(ctx context.Context, reason string, severity v1alpha1.Severit
 		g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
 		g.Expect(policy.Status.Findings).To(ConsistOf(And(
 			HaveField("Reason", reason), HaveField("Severity", severity), HaveField("Subject", subject))))
-		g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, verdict))
+		g.Expect(operator.Verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, verdict))
 	}).WithContext(ctx).Should(Succeed())
 }
 
@@ -74,7 +75,7 @@ func expectNothing(ctx context.Context) {
 		policy := &v1alpha1.CertificatePolicy{}
 		g.Expect(c.Get(ctx, client.ObjectKey{Name: catalogued}, policy)).To(Succeed())
 		g.Expect(policy.Status.Findings).To(BeEmpty())
-		g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, unjudged))
+		g.Expect(operator.Verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, unjudged))
 	}).WithContext(ctx).Should(Succeed())
 }
 

@@ -41,6 +41,7 @@ import (
 	"github.com/notafter/notafter/controllers/internal/policy"
 	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
+	"github.com/notafter/notafter/hack/operator"
 )
 
 // stage is a cluster in which things are broken, with an operator that may ask kubelets about themselves.
@@ -360,7 +361,7 @@ func newStage(ctx context.Context) *stage {
 	s.fleet, err = kubelet.NewFleet(kubelet.Join{API: s.cluster.Config(), BootstrapToken: token}, GinkgoT().TempDir())
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(s.fleet.Stop)
-	runOperator(s.cluster.Config(), func(o *controllers.Options) { o.KubeletReader = s.createReader(ctx) })
+	operator.Embed(GinkgoTB(), s.cluster.Config(), func(o *controllers.Options) { o.KubeletReader = s.createReader(ctx) })
 	return s
 }
 
@@ -407,8 +408,8 @@ func (s *stage) start(ctx context.Context, b *breakage) {
 		_, err := s.fleet.Start(ctx, kubelet.Options{Name: b.pool() + "-1", Heartbeat: kubelet.NoHeartbeat, Labels: o.Labels})
 		Expect(err).NotTo(HaveOccurred())
 	}
-	policy := policyFor(b.pool())
-	nodesOnly(&policy.Spec)
+	policy := operator.PolicyFor(b.pool())
+	operator.NodesOnly(&policy.Spec)
 	if b.policy != nil {
 		b.policy(&policy.Spec.Nodes)
 	}
@@ -443,7 +444,7 @@ func (s *stage) expectPeace(ctx context.Context, policy string) {
 	GinkgoHelper()
 	Eventually(s.get(policy)).WithContext(ctx).Should(And(
 		HaveField("Status.Findings", BeEmpty()),
-		WithTransform(verdicts, HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected)),
+		WithTransform(operator.Verdicts, HaveKeyWithValue(v1alpha1.ConditionCompliant, "True "+v1alpha1.ReasonAsExpected)),
 	))
 }
 

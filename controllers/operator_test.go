@@ -25,27 +25,15 @@ import (
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers/internal/csr"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
+	"github.com/notafter/notafter/hack/operator"
 )
 
 const (
 	// promptly is what a user is promised: a finding appears this soon after what causes it.
 	promptly = time.Second
-	// idleTime is how long nothing happens, and probeInterval how often the kubelets are probed all the while.
-	idleTime      = 2 * time.Minute
-	probeInterval = 10 * time.Second
-	// probeTimeout is the longest for that interval: on a busy machine, that a kubelet does not answer in time would be news.
-	probeTimeout = probeInterval
+	// idleTime is how long nothing happens, while the kubelets are probed again and again.
+	idleTime = 2 * time.Minute
 )
-
-// policyFor makes a policy for the nodes of one pool.
-func policyFor(pool string) *v1alpha1.CertificatePolicy {
-	policy := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: pool}}
-	policy.Spec.Expiry.MinimumRemaining = &metav1.Duration{}
-	policy.Spec.Nodes.Selector.MatchLabels = map[string]v1alpha1.LabelValue{kubelet.LabelAgentPool: v1alpha1.LabelValue(pool)}
-	policy.Spec.Nodes.Probe.Interval = &metav1.Duration{Duration: probeInterval}
-	policy.Spec.Nodes.Probe.Timeout = &metav1.Duration{Duration: probeTimeout}
-	return policy
-}
 
 func startKubelets(ctx context.Context, pool string, n int) []string {
 	GinkgoHelper()
@@ -84,7 +72,7 @@ func denialToReport(ctx context.Context, pool string) time.Duration {
 	approver.Set(node, kubelet.Verdict{Decision: kubelet.Ignore})
 	startKubelets(ctx, pool, 1)
 	defer fleet.Kubelet(node).Stop()
-	policy := policyFor(pool)
+	policy := operator.PolicyFor(pool)
 	Expect(c.Create(ctx, policy)).To(Succeed())
 	defer func() { Expect(c.Delete(context.WithoutCancel(ctx), policy)).To(Succeed()) }()
 	Eventually(compliance(pool)).WithContext(ctx).Should(Equal("Unknown " + v1alpha1.ReasonNotObserved))
@@ -144,7 +132,7 @@ var _ = Describe("The operator", func() {
 	It("writes nothing while nothing changes, and goes on probing", func(ctx SpecContext) {
 		const pool = "idle"
 		names := startKubelets(ctx, pool, 5)
-		Expect(c.Create(ctx, policyFor(pool))).To(Succeed())
+		Expect(c.Create(ctx, operator.PolicyFor(pool))).To(Succeed())
 		Eventually(compliance(pool)).WithContext(ctx).Should(Equal("True " + v1alpha1.ReasonAsExpected))
 
 		By("waiting until the last write of the start has been counted")
@@ -158,7 +146,7 @@ var _ = Describe("The operator", func() {
 		before, probes := writes(), probeCount()
 		Consistently(writes, idleTime, 10*time.Second).Should(Equal(before))
 		sweeps := (probeCount() - probes) / float64(len(names))
-		Expect(sweeps).To(BeNumerically(">=", 0.5*idleTime.Seconds()/probeInterval.Seconds()))
+		Expect(sweeps).To(BeNumerically(">=", 0.5*idleTime.Seconds()/operator.ProbeInterval.Seconds()))
 	}, SpecTimeout(6*time.Minute))
 })
 

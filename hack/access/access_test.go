@@ -1,7 +1,7 @@
 // Copyright The notafter Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers_test
+package access_test
 
 import (
 	"bufio"
@@ -19,7 +19,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/prometheus/client_golang/prometheus"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -28,16 +27,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/rest"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/notafter/notafter/api/v1alpha1"
 	"github.com/notafter/notafter/controllers"
 	"github.com/notafter/notafter/hack/cluster"
 	"github.com/notafter/notafter/hack/cluster/kubelet"
+	"github.com/notafter/notafter/hack/operator"
 )
 
 const (
@@ -212,7 +208,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 	BeforeAll(func(ctx SpecContext) {
 		elsewhere = cluster.StartForTest(GinkgoTB(), cluster.Options{
 			ControllerManager: true, SigningDuration: 24 * time.Hour, Log: GinkgoWriter,
-			InstallCRDs: []string{filepath.Join("..", "config", "crd", "bases")},
+			InstallCRDs: []string{filepath.Join("..", "..", "config", "crd", "bases")},
 		})
 		var err error
 		admin, err = client.New(elsewhere.Config(), client.Options{Scheme: controllers.NewScheme()})
@@ -236,9 +232,9 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 	for i, s := range sources {
 		It("says that it may not "+s.permission+", judges all else, and recovers", func(ctx SpecContext) {
 			name := fmt.Sprintf("access-%d", i)
-			policy := policyFor(pool)
+			policy := operator.PolicyFor(pool)
 			policy.Name = name
-			nodesOnly(&policy.Spec)
+			operator.NodesOnly(&policy.Spec)
 			if s.watch != nil {
 				s.watch(&policy.Spec)
 			}
@@ -247,7 +243,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			Expect(err).NotTo(HaveOccurred())
 			Expect(admin.Create(ctx, policy)).To(Succeed())
 			DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-			runOperator(user, askingKubelets)
+			operator.Embed(GinkgoTB(), user, askingKubelets)
 
 			By("missing the permission")
 			Eventually(func(g Gomega) {
@@ -259,7 +255,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 					HaveField("Message", And(ContainSubstring(s.permission), ContainSubstring(s.whose(name)), ContainSubstring("Grant"))),
 				)))
 				g.Expect(policy.Status.Nodes).To(HaveField("Selected", HaveValue(BeEquivalentTo(1))))
-				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, s.unknown)))
+				g.Expect(operator.Verdicts(policy)).To(Equal(expectedVerdicts(policy, s.unknown)))
 			}).WithContext(ctx).WithTimeout(withdrawn).Should(Succeed())
 			Eventually(func(g Gomega) {
 				var list eventsv1.EventList
@@ -274,7 +270,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 			Eventually(func(g Gomega) {
 				g.Expect(admin.Get(ctx, client.ObjectKey{Name: name}, policy)).To(Succeed())
 				g.Expect(policy.Status.Findings).To(BeEmpty())
-				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
+				g.Expect(operator.Verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
 			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
 		}, SpecTimeout(6*time.Minute))
 	}
@@ -290,13 +286,13 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 		Expect(err).NotTo(HaveOccurred())
 		Expect(admin.Create(ctx, policy)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { Expect(admin.Delete(ctx, policy)).To(Succeed()) })
-		runOperator(user, append(changes, askingKubelets)...)
+		operator.Embed(GinkgoTB(), user, append(changes, askingKubelets)...)
 		recovers = func() {
 			GinkgoHelper()
 			Eventually(func(g Gomega) {
 				g.Expect(admin.Get(ctx, client.ObjectKeyFromObject(policy), policy)).To(Succeed())
 				g.Expect(policy.Status.Findings).To(BeEmpty())
-				g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
+				g.Expect(operator.Verdicts(policy)).To(Equal(expectedVerdicts(policy, nil)))
 			}).WithContext(ctx).WithTimeout(regranted).Should(Succeed())
 		}
 		recovers()
@@ -306,7 +302,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 
 	It("says so when permissions are withdrawn while it runs, and recovers", func(ctx SpecContext) {
 		const name = "withdrawn"
-		policy := policyFor(pool)
+		policy := operator.PolicyFor(pool)
 		policy.Name = name
 		var permissions []string
 		var withdrawable []source
@@ -336,7 +332,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 				}
 			}
 			g.Expect(denied).To(ConsistOf(permissions))
-			g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
+			g.Expect(operator.Verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
 		}).WithContext(ctx).Should(Succeed())
 
 		By("granting it again")
@@ -346,9 +342,9 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 
 	It("says so when kubelets refuse while it runs, once and of every node, and recovers", func(ctx SpecContext) {
 		const name = "refused"
-		policy := policyFor(pool)
+		policy := operator.PolicyFor(pool)
 		policy.Name = name
-		nodesOnly(&policy.Spec)
+		operator.NodesOnly(&policy.Spec)
 		regrant, recovers := watched(ctx, policy)
 
 		By("withdrawing what the account may do that kubelets are asked with")
@@ -360,7 +356,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 				HaveField("Subject", v1alpha1.Subject{Kind: v1alpha1.SubjectPermission, Name: "get nodes/metrics"}),
 			))
 			g.Expect(policy.Status.Nodes).To(HaveField("Unknown", HaveValue(BeEquivalentTo(1))))
-			g.Expect(verdicts(policy)).To(Equal(expectedVerdicts(policy,
+			g.Expect(operator.Verdicts(policy)).To(Equal(expectedVerdicts(policy,
 				[]string{v1alpha1.ConditionBootstrapHealthy, v1alpha1.ConditionServingRotationEnabled})))
 		}).WithContext(ctx).WithTimeout(withdrawn).Should(Succeed())
 
@@ -371,9 +367,9 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 
 	It("takes nothing for true that it may not look at or write down any more, and recovers", func(ctx SpecContext) {
 		const name = "aging"
-		policy := policyFor(pool)
+		policy := operator.PolicyFor(pool)
 		policy.Name = name
-		nodesOnly(&policy.Spec)
+		operator.NodesOnly(&policy.Spec)
 		regrant, recovers := watched(ctx, policy, briefly)
 
 		for _, s := range []source{
@@ -398,7 +394,7 @@ var _ = Describe("An operator that may not read something", Ordered, ContinueOnF
 					HaveField("Subject.Name", MatchRegexp("^(list|watch|update) %s$", regexp.QuoteMeta(s.permission))),
 					HaveField("Message", And(ContainSubstring(name), ContainSubstring("Grant"))),
 				)))
-				g.Expect(verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
+				g.Expect(operator.Verdicts(policy)).To(HaveKeyWithValue(v1alpha1.ConditionCompliant, "Unknown "+v1alpha1.ReasonAccessDenied))
 			}).WithContext(ctx).Should(Succeed())
 			regrant()
 			recovers()
@@ -423,36 +419,10 @@ func mayUpdate(admin client.Client, user string, s source) func(context.Context)
 // watchTime is how long the watches of an operator run that permissions are withdrawn from.
 const watchTime = 3 * time.Second
 
-// nodesOnly leaves the control plane and the trust bundles out.
-func nodesOnly(spec *v1alpha1.CertificatePolicySpec) {
-	spec.ControlPlane = v1alpha1.ControlPlaneSpec{
-		ClusterCA: v1alpha1.WatchIgnored, APIServer: v1alpha1.WatchIgnored,
-		ClientCA: v1alpha1.WatchIgnored, Aggregation: v1alpha1.WatchIgnored,
-		Expiry: v1alpha1.ControlPlaneExpirySpec{MinimumRemaining: &metav1.Duration{}},
-	}
-	spec.TrustBundles = v1alpha1.TrustBundlesSpec{
-		APIServices: v1alpha1.WatchIgnored, Webhooks: v1alpha1.WatchIgnored, ConversionWebhooks: v1alpha1.WatchIgnored,
-	}
-	spec.Nodes.StaticServingMounts = v1alpha1.WatchIgnored
-}
-
-// verdicts are the policy's conditions, as status and reason, without Ready and its kin.
-func verdicts(policy *v1alpha1.CertificatePolicy) map[string]string {
-	found := map[string]string{}
-	for _, condition := range policy.Status.Conditions {
-		switch condition.Type {
-		case v1alpha1.ConditionReady, v1alpha1.ConditionStalled, v1alpha1.ConditionReconciling:
-		default:
-			found[condition.Type] = string(condition.Status) + " " + condition.Reason
-		}
-	}
-	return found
-}
-
 // expectedVerdicts are the same conditions, all as they should be but those that are not known for want of a permission.
 func expectedVerdicts(policy *v1alpha1.CertificatePolicy, unknown []string) map[string]string {
 	expected := map[string]string{}
-	for conditionType := range verdicts(policy) {
+	for conditionType := range operator.Verdicts(policy) {
 		expected[conditionType] = "True " + v1alpha1.ReasonAsExpected
 	}
 	if len(unknown) > 0 {
@@ -517,7 +487,7 @@ func createKubeletReader(ctx context.Context, admin client.Client) {
 // kubeletReaderRole is what the account may do that kubelets are asked with.
 func kubeletReaderRole() client.Object {
 	GinkgoHelper()
-	found := rolesIn(filepath.Join("..", "config", "rbac", "kubelet_reader.yaml"))
+	found := rolesIn(filepath.Join("..", "..", "config", "rbac", "kubelet_reader.yaml"))
 	Expect(found).To(HaveLen(1))
 	return found[0]
 }
@@ -543,8 +513,8 @@ func narrowed(role client.Object, but []source) client.Object {
 func roles() []client.Object {
 	GinkgoHelper()
 	return rolesIn(
-		filepath.Join("..", "config", "rbac", "role.yaml"),
-		filepath.Join("..", "config", "components", "bootstrap-tokens", "role.yaml"),
+		filepath.Join("..", "..", "config", "rbac", "role.yaml"),
+		filepath.Join("..", "..", "config", "components", "bootstrap-tokens", "role.yaml"),
 	)
 }
 
@@ -586,34 +556,4 @@ func roleIn(document []byte) client.Object {
 	}
 	Expect(yaml.Unmarshal(document, role)).To(Succeed())
 	return role
-}
-
-// runOperator runs an operator as the user until the spec ends, which it must not do before.
-func runOperator(user *rest.Config, changes ...func(*controllers.Options)) {
-	GinkgoHelper()
-	options := controllers.Options{
-		TrustConfigMap: types.NamespacedName{Namespace: "kube-system", Name: cluster.RootCAConfigMap}, TrustKey: "ca.crt",
-		ProbeConcurrency: 8, ProbeLoopback: true,
-		// The series of this operator would clash with those of the suite's.
-		Registerer: prometheus.NewRegistry(),
-	}
-	for _, change := range changes {
-		change(&options)
-	}
-	mgr, err := ctrl.NewManager(user, ctrl.Options{
-		Scheme:     controllers.NewScheme(),
-		Cache:      options.CacheOptions(),
-		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Controller: config.Controller{SkipNameValidation: new(true)},
-	})
-	Expect(err).NotTo(HaveOccurred())
-	ctx, cancel := context.WithCancel(context.Background())
-	Expect(controllers.Setup(mgr, options)).To(Succeed())
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	DeferCleanup(func() {
-		Expect(done).NotTo(Receive(), "the operator must go on without the permission")
-		cancel()
-		Eventually(done).Should(Receive(BeNil()))
-	})
 }
