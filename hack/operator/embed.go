@@ -78,7 +78,7 @@ func Embed(tb testing.TB, user *rest.Config, changes ...func(*controllers.Option
 	})
 }
 
-// PolicyFor is a policy for the nodes of one pool, by whose name it is called, without the floor that certificates of tests are under.
+// PolicyFor is a policy for the nodes of one pool, called like that, without the floor that certificates of tests are under.
 func PolicyFor(pool string) *v1alpha1.CertificatePolicy {
 	policy := &v1alpha1.CertificatePolicy{ObjectMeta: metav1.ObjectMeta{Name: pool}}
 	policy.Spec.Expiry.MinimumRemaining = &metav1.Duration{}
