@@ -96,8 +96,8 @@ func failureSpecs() {
 		outage.begin = time.Now()
 		Expect(server.StopControllerManager()).To(Succeed())
 		DeferCleanup(server.StartControllerManager)
-		loseServingCertificate(misset2)
-		said := report{misset2, v1alpha1.ReasonSigningRequestNotIssued, v1alpha1.PurposeKubeletServing,
+		loseServingCertificate(misset1)
+		said := report{misset1, v1alpha1.ReasonSigningRequestNotIssued, v1alpha1.PurposeKubeletServing,
 			v1alpha1.ConditionBootstrapHealthy}
 		expectReported(ctx, said)
 
