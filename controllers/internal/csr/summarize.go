@@ -73,15 +73,35 @@ func newSummary(
 	if previous != nil {
 		previous.DeepCopyInto(&s.previous)
 	}
-	slices.SortFunc(s.requests, CompareAge)
+	slices.SortFunc(s.requests, compareTurn)
 	for _, req := range s.requests {
 		if Stage(req) == v1alpha1.StageIssued {
 			s.lastIssued, s.open = req, nil
-		} else if s.newerThanRemembered(req) {
+		} else if s.lastIssued != nil && s.isPrevious(s.lastIssued) || s.newerThanRemembered(req) {
 			s.open = append(s.open, req)
 		}
 	}
 	return s
+}
+
+// compareTurn is CompareAge for requests of one kubelet. The API tells time in seconds, and a kubelet that is restarted may ask
+// twice in one: it does so only after the first request came to its end.
+func compareTurn(a, b *certificatesv1.CertificateSigningRequest) int {
+	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return cmp.Or(compareEnd(Stage(a), Stage(b)), CompareAge(a, b))
+	}
+	return CompareAge(a, b)
+}
+
+// compareEnd is negative when a came to its end and b did not.
+func compareEnd(a, b v1alpha1.SigningStage) int {
+	switch endedA, endedB := !unfinished(a), !unfinished(b); {
+	case endedA == endedB:
+		return 0
+	case endedA:
+		return -1
+	}
+	return 1
 }
 
 // newerThanRemembered says whether a request can be newer than an issued one that is gone, from what was recorded

@@ -226,13 +226,18 @@ func TestSummarize(t *testing.T) {
 			{20, all(a(0).Denied(20), b(15).Issued(16)), "b Issued @15 decided=16 issued=16 pending=0 since=-"},
 			{80, all(a(0).Denied(20)), "b Issued @15 decided=16 issued=16 pending=0 since=-"},
 		},
-		"in the same second: by name, also when the issued one is collected": {
-			{1, all(a(0), b(0).Issued(1), c(0)), "c Pending @0 decided=- issued=1 pending=1 since=0"},
+		"in the same second: one that waits is newer than one that was issued, whatever its name": {
+			{1, all(b(0).Issued(1)), "b Issued @0 decided=1 issued=1 pending=0 since=-"},
+			{2, all(a(0).Approved(2), b(0).Issued(1)), "a Approved @0 decided=2 issued=1 pending=0 since=- approved=2"},
+			{3, all(a(0).Issued(3), b(0).Issued(1)), "b Issued @0 decided=1 issued=1 pending=0 since=-"},
+		},
+		"in the same second: else by name, also when the issued one is collected": {
+			{1, all(b(0).Issued(1), c(0)), "c Pending @0 decided=- issued=1 pending=1 since=0"},
 			{
-				2, all(a(0), b(0).Issued(1), c(0).Denied(2)),
+				2, all(b(0).Issued(1), c(0).Denied(2)),
 				"c Denied @0 decided=2 issued=1 pending=0 since=- refusal=c/Denied/NotAllowed@2",
 			},
-			{3, all(a(0), b(0).Issued(1), c(0).Denied(2), d(0).Issued(3)), "d Issued @0 decided=3 issued=3 pending=0 since=-"},
+			{3, all(b(0).Issued(1), c(0).Denied(2), d(0).Issued(3)), "d Issued @0 decided=3 issued=3 pending=0 since=-"},
 			{90, all(a(0)), "d Issued @0 decided=3 issued=3 pending=0 since=-"},
 		},
 		"the newest was denied and deleted, an older one is issued late: the kubelet no longer waits for that": {
