@@ -3,8 +3,7 @@
 
 // Package access keeps which permissions turned out to be missing for what notafter cannot do without: the objects in the
 // manager's cache, and the writes of what was observed. Without them everything goes on as before, on facts that get old, which
-// the policies have to say. What may be missing from the start is in
-// package optional.
+// the policies have to say. What may be missing from the start is in package optional.
 package access
 
 import (

@@ -231,6 +231,14 @@ func TestSummarize(t *testing.T) {
 			{2, all(a(0).Approved(2), b(0).Issued(1)), "a Approved @0 decided=2 issued=1 pending=0 since=- approved=2"},
 			{3, all(a(0).Issued(3), b(0).Issued(1)), "b Issued @0 decided=1 issued=1 pending=0 since=-"},
 		},
+		"in the same second: all that wait are newer than one that was issued": {
+			{1, all(a(0), b(0).Issued(1), c(0)), "c Pending @0 decided=- issued=1 pending=2 since=0"},
+			{
+				2, all(a(0), b(0).Issued(1), c(0).Denied(2)),
+				"a Pending @0 decided=- issued=1 pending=1 since=0 refusal=c/Denied/NotAllowed@2",
+			},
+			{3, all(a(0), b(0).Issued(1), c(0).Denied(2), d(0).Issued(3)), "a Pending @0 decided=- issued=3 pending=1 since=0"},
+		},
 		"in the same second: else by name, also when the issued one is collected": {
 			{1, all(b(0).Issued(1), c(0)), "c Pending @0 decided=- issued=1 pending=1 since=0"},
 			{
